@@ -1,0 +1,1 @@
+"""Slipway: one portable pipeline from source to verified, pushed images."""
