@@ -16,11 +16,10 @@ import anyio
 from .core.errors import EngineError
 
 if TYPE_CHECKING:
-    from anyio.abc import SocketStream, TaskStatus
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from anyio.abc import Listener, TaskGroup
+    from anyio.abc import Listener, SocketStream, TaskGroup, TaskStatus
 
 logger = logging.getLogger(__name__)
 

@@ -178,7 +178,7 @@ class Server:
     ) -> None:
         body = json.dumps(answer).encode()
         headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
-        if status != 200:
+        if status != 200:  # noqa: PLR2004 - after any refusal the connection ends
             headers.append(("connection", "close"))
         data = b"".join(
             part

@@ -30,8 +30,8 @@ from .core.service import ContainerService, HostService, Port, Tunnel
 from .core.tree import Entry, Tree, clean
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from pathlib import Path
     from typing import IO
 
     from .backend import Backend, Handle
@@ -689,7 +689,7 @@ class Solver:
         take = stack.enter_context(self.store.volume_lock(name))
         with anyio.fail_after(_LOCK_LIMIT):
             # Another process may hold it, which no event of this one can tell.
-            while not take():
+            while not take():  # noqa: ASYNC110
                 await anyio.sleep(0.1)
         return name
 

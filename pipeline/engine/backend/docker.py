@@ -380,8 +380,7 @@ class DockerBackend:
             try:
                 stream = process.stderr
                 if stream is not None:
-                    async for chunk in stream:
-                        chunks.append(chunk)
+                    chunks = [chunk async for chunk in stream]
                 code = await process.wait()
             except BaseException:
                 with contextlib.suppress(ProcessLookupError):
@@ -749,3 +748,46 @@ def start_time(pid: int) -> str | None:
     except OSError:
         return None
     return stat.rpartition(")")[2].split()[19]
+
+
+def remove_caches(host: str, sessions: Sequence[str]) -> tuple[int, int, int]:
+    """Remove images and volumes that the engine keeps, and BuildKit's cache. Blocks.
+
+    Args:
+        host: The Docker Engine, as in DOCKER_HOST.
+        sessions: Sessions that are dead, whose containers go as well.
+
+    Returns:
+        How many images and volumes went, and the bytes that the Docker Engine got back.
+    """
+    with _translated(f"cannot prune {host}"):
+        api = docker.APIClient(base_url=host, version="auto", timeout=10 * ANSWER_LIMIT)
+        with contextlib.closing(api):
+            before = _disk_usage(api)
+            for session in sessions:
+                mine = {"label": f"{LABEL}={session}"}
+                for row in api.containers(all=True, filters=mine):
+                    api.remove_container(row["Id"], force=True, v=True)
+                for row in api.volumes(filters=mine).get("Volumes") or []:
+                    api.remove_volume(row["Name"], force=True)
+                for row in api.networks(filters=mine):
+                    api.remove_network(row["Id"])
+            tags = [tag for row in api.images(CACHE) for tag in row["RepoTags"] or ()]
+            for tag in tags:
+                api.remove_image(tag)
+            kept = {"label": "io.slipway.cache=volume"}
+            volumes = api.volumes(filters=kept).get("Volumes") or []
+            for row in volumes:
+                api.remove_volume(row["Name"], force=True)
+            api.prune_builds(all=True)
+            after = _disk_usage(api)
+    return len(tags), len(volumes), max(0, before - after)
+
+
+def _disk_usage(api: docker.APIClient) -> int:
+    usage = api.df()
+    volumes = sum(
+        max(0, row.get("UsageData", {}).get("Size", 0)) for row in usage.get("Volumes") or []
+    )
+    builds = sum(row["Size"] for row in usage.get("BuildCache") or [] if not row.get("Shared"))
+    return int(usage.get("LayersSize") or 0) + volumes + builds

@@ -90,7 +90,7 @@ class Config:
         """Return a path made absolute from the working directory."""
         return posixpath.normpath(posixpath.join("/", self.workdir, path))
 
-    def expand(self, text: str, wanted: bool) -> str:
+    def expand(self, text: str, wanted: bool) -> str:  # noqa: FBT001 - the API's own argument
         """Replace ``$NAME`` and ``${NAME}`` by the environment, where that is wanted."""
         if not wanted:
             return text
@@ -506,8 +506,8 @@ def numeric_owner(owner: str, passwd: str, group: str) -> tuple[int, int]:
         NotFound: A name that is in neither file.
     """
     user, _, group_name = owner.partition(":")
-    users = {row[0]: row for line in passwd.splitlines() if len(row := line.split(":")) > 3}
-    groups = {row[0]: row for line in group.splitlines() if len(row := line.split(":")) > 2}
+    users = {row[0]: row for line in passwd.splitlines() if len(row := line.split(":")) > 3}  # noqa: PLR2004 - passwd(5)
+    groups = {row[0]: row for line in group.splitlines() if len(row := line.split(":")) > 2}  # noqa: PLR2004 - group(5)
     if user.isdecimal():
         uid = int(user)
     elif user in users:

@@ -56,9 +56,10 @@ def selector(
 
 def glob(pattern: str) -> Callable[[str], bool]:
     """Return a predicate over relative paths that match the whole pattern."""
-    from wcmatch.glob import BRACE, DOTGLOB, GLOBSTAR, compile
+    from wcmatch import glob as wcglob
 
-    matcher = compile(pattern.removeprefix("./").lstrip("/"), flags=GLOBSTAR | DOTGLOB | BRACE)
+    flags = wcglob.GLOBSTAR | wcglob.DOTGLOB | wcglob.BRACE
+    matcher = wcglob.compile(pattern.removeprefix("./").lstrip("/"), flags=flags)
     return lambda path: bool(matcher.match(path))
 
 

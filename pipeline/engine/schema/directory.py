@@ -137,7 +137,7 @@ async def docker_build(
     build_args: list[dict[str, Any]] | None = None,
     target: str = "",
     secrets: list[str] | None = None,
-    no_init: bool = False,
+    no_init: bool = False,  # noqa: ARG001 - BuildKit in Docker never adds an init
     ssh: str | None = None,
 ) -> c.Container:
     """Build a target of a Dockerfile."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from anyio import to_thread
 
-
 from ._engine import Engine, served
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.engine.core.secret import Secret

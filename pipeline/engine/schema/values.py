@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 from ._engine import Engine, EnvVariable, Label, served
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.engine.core.service import Port
