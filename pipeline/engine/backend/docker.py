@@ -790,4 +790,4 @@ def _disk_usage(api: docker.APIClient) -> int:
         max(0, row.get("UsageData", {}).get("Size", 0)) for row in usage.get("Volumes") or []
     )
     builds = sum(row["Size"] for row in usage.get("BuildCache") or [] if not row.get("Shared"))
-    return int(usage.get("LayersSize") or 0) + volumes + builds
+    return int((usage.get("LayersSize") or 0) + volumes + builds)

@@ -1,0 +1,1 @@
+"""The API: lists the containers that run around it."""

@@ -1,0 +1,114 @@
+"""Settings of the API, read from the environment and checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class SettingsError(ValueError):
+    """A setting has a value that the API cannot work with; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the API runs; every field is an environment variable, see ``VARIABLES``.
+
+    Attributes:
+        docker_host: Where Docker answers: ``tcp://HOST[:PORT]``, ``http://HOST[:PORT]`` or
+            ``unix:///PATH``.
+        source_timeout: Seconds after which a list that did not come counts as failed, 0.1 to 1.8.
+            What is left of 2 s is for the way to the client.
+        bind: ``HOST:PORT`` to listen on.
+        workers: Processes, 1 to 64.
+        threads: Requests that one process works on at once, 1 to 256.
+        graceful_timeout: Seconds that requests in flight get to finish on SIGTERM, 1 to 300.
+        log_level: One of ``LOG_LEVELS``.
+
+    Raises:
+        SettingsError: A field is out of its range.
+    """
+
+    docker_host: str = "unix:///var/run/docker.sock"
+    source_timeout: float = 1.5
+    bind: str = "0.0.0.0:8000"
+    workers: int = 2
+    threads: int = 8
+    graceful_timeout: int = 8  # `docker stop` kills after 10 s
+    log_level: str = "info"
+
+    # No name ends in _PORT or _HOST of a service: Kubernetes puts variables of that form, made from
+    # the names of services, into every pod.
+    VARIABLES: ClassVar[Mapping[str, str]] = {
+        "docker_host": "DOCKER_HOST",
+        "source_timeout": "SLIPWAY_SOURCE_TIMEOUT",
+        "bind": "SLIPWAY_BIND",
+        "workers": "SLIPWAY_WORKERS",
+        "threads": "SLIPWAY_THREADS",
+        "graceful_timeout": "SLIPWAY_GRACEFUL_TIMEOUT",
+        "log_level": "SLIPWAY_LOG_LEVEL",
+    }
+
+    def __post_init__(self) -> None:
+        if not _is_docker_host(self.docker_host):
+            raise self._error("docker_host", "tcp://HOST:PORT, http://HOST:PORT or unix:///PATH")
+        if not _is_bind(self.bind):
+            raise self._error("bind", "HOST:PORT")
+        if self.log_level not in LOG_LEVELS:
+            raise self._error("log_level", "one of " + ", ".join(LOG_LEVELS))
+        self._within("source_timeout", 0.1, 1.8)
+        self._within("workers", 1, 64)
+        self._within("threads", 1, 256)
+        self._within("graceful_timeout", 1, 300)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings; an empty variable counts as not set.
+
+        Raises:
+            SettingsError: A variable does not hold what its field needs.
+        """
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            variable = cls.VARIABLES[field.name]
+            text = environ.get(variable, "").strip()
+            if not text:
+                continue
+            kind = {"int": int, "float": float}.get(str(field.type), str)
+            try:
+                values[field.name] = kind(text)
+            except ValueError as error:
+                wanted = "a whole number" if kind is int else "a number"
+                raise SettingsError(f"{variable} must be {wanted}, not {text!r}") from error
+        return cls(**values)
+
+    def _within(self, name: str, low: float, high: float) -> None:
+        # Written so that it is false for a NaN.
+        if not low <= getattr(self, name) <= high:
+            raise self._error(name, f"from {low} to {high}")
+
+    def _error(self, name: str, wanted: str) -> SettingsError:
+        value = getattr(self, name)
+        return SettingsError(f"{self.VARIABLES[name]} must be {wanted}, not {value!r}")
+
+
+def _is_docker_host(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return parts.path.startswith("/") and not parts.netloc
+    return parts.scheme in ("tcp", "http") and bool(parts.hostname) and port != 0
+
+
+def _is_bind(value: str) -> bool:
+    host, _, port = value.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536  # noqa: PLR2004 - TCP's range

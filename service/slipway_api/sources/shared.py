@@ -1,0 +1,129 @@
+"""A source that many requests ask at once, within a limit of time.
+
+Rules:
+
+- At most one call is waited for at a time; who asks meanwhile gets its answer.
+- Nobody waits longer than the limit, whatever the call hangs in: a name look-up, for one, takes no
+  timeout. The call is left to its thread, which ends when the system lets it.
+- A failure is repeated for ``HOLD`` seconds without asking again, so that a queue of requests is
+  answered at once when Docker hangs, instead of one limit after the other. A list is never kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from slipway_api.sources import SourceError
+
+if TYPE_CHECKING:
+    from slipway_api.sources import Container, Source
+
+log = logging.getLogger(__name__)
+
+HOLD = 1.0
+"""Seconds for which a failure is repeated."""
+
+MOST_CALLS = 16
+"""How many calls may hang; glibc gives up a name after 10 s for each search domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list of containers, and when the source was asked for it (UTC)."""
+
+    containers: tuple[Container, ...]
+    as_of: datetime
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call to the source.
+
+    Attributes:
+        deadline: When it counts as failed, on the monotonic clock.
+        joined_until: Until when a request takes this call's outcome instead of asking anew.
+    """
+
+    deadline: float
+    joined_until: float
+    future: Future[Listing] = field(default_factory=Future)
+
+
+class Shared:
+    """Shares one source between threads.
+
+    Args:
+        source: Whom to ask.
+        limit: Seconds that a call may take.
+    """
+
+    def __init__(self, source: Source, limit: float) -> None:
+        self._source = source
+        self._title = source.name.capitalize()  # it begins a sentence
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._call: _Call | None = None
+        self._running = 0
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return self._source.name
+
+    def listing(self) -> Listing:
+        """List all containers; takes at most the limit.
+
+        Raises:
+            SourceError: The list cannot be had, or not within the limit.
+        """
+        call = self._join()
+        try:
+            return call.future.result(max(0.0, call.deadline - time.monotonic()))
+        except TimeoutError as error:
+            raise SourceError(f"{self._title} did not answer within {self._limit:g} s") from error
+
+    def _join(self) -> _Call:
+        with self._lock:
+            now = time.monotonic()
+            if self._call is not None and now < self._call.joined_until:
+                return self._call
+            if self._running >= MOST_CALLS:
+                raise SourceError(f"{self._title} has left {self._running} calls unanswered")
+            deadline = now + self._limit
+            call = self._call = _Call(deadline=deadline, joined_until=deadline + HOLD)
+            # A daemon, so that a call that hangs does not keep the process from ending. Started
+            # within the lock, so that the call is undone when the system has no thread for it.
+            thread = threading.Thread(target=self._run, args=(call,), name="source", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._call = None
+                raise SourceError(
+                    f"{self._title} was not asked, because the system has no thread for it"
+                ) from error
+            self._running += 1
+            return call
+
+    def _run(self, call: _Call) -> None:
+        as_of = datetime.now(UTC)
+        try:
+            listing = Listing(self._source.containers(), as_of)
+        except BaseException as error:  # noqa: BLE001 - goes to whoever waits for the future
+            if isinstance(error, SourceError):
+                log.warning("%s: %s", error, error.__cause__)
+            self._finish(call, joined_until=time.monotonic() + HOLD)
+            call.future.set_exception(error)
+        else:
+            self._finish(call, joined_until=0.0)
+            call.future.set_result(listing)
+
+    def _finish(self, call: _Call, *, joined_until: float) -> None:
+        with self._lock:
+            self._running -= 1
+            call.joined_until = joined_until

@@ -1,0 +1,75 @@
+"""Settings are read from the environment, and a bad one is named."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from slipway_api.config import Settings, SettingsError
+
+
+def test_defaults() -> None:
+    """With nothing set, the defaults hold; an empty variable counts as not set."""
+    assert Settings.from_environment({}) == Settings()
+    assert Settings.from_environment({"DOCKER_HOST": " ", "SLIPWAY_THREADS": ""}) == Settings()
+
+
+def test_every_setting_is_a_variable() -> None:
+    """Each field is read from its variable."""
+    settings = Settings.from_environment(
+        {
+            "DOCKER_HOST": "tcp://docker-proxy:2375",
+            "SLIPWAY_SOURCE_TIMEOUT": "0.5",
+            "SLIPWAY_BIND": "[::]:8001",
+            "SLIPWAY_WORKERS": "3",
+            "SLIPWAY_THREADS": "4",
+            "SLIPWAY_GRACEFUL_TIMEOUT": "5",
+            "SLIPWAY_LOG_LEVEL": "debug",
+        }
+    )
+    assert settings == Settings("tcp://docker-proxy:2375", 0.5, "[::]:8001", 3, 4, 5, "debug")
+    assert set(Settings.VARIABLES) == {field.name for field in fields(Settings)}
+
+
+@pytest.mark.parametrize(
+    "host", ["tcp://a", "tcp://a:1", "http://a:2375", "unix:///var/run/docker.sock"]
+)
+def test_docker_host_forms(host: str) -> None:
+    """Docker is asked over TCP or a Unix socket."""
+    assert Settings(docker_host=host).docker_host == host
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DOCKER_HOST", "docker-proxy:2375"),
+        ("DOCKER_HOST", "ssh://root@a"),
+        ("DOCKER_HOST", "https://a:2376"),
+        ("DOCKER_HOST", "tcp://"),
+        ("DOCKER_HOST", "tcp://a:x"),
+        ("DOCKER_HOST", "tcp://a:0"),
+        ("DOCKER_HOST", "tcp://[::1"),
+        ("DOCKER_HOST", "unix://var/run/docker.sock"),
+        ("SLIPWAY_SOURCE_TIMEOUT", "x"),
+        ("SLIPWAY_SOURCE_TIMEOUT", "nan"),
+        ("SLIPWAY_SOURCE_TIMEOUT", "2"),
+        ("SLIPWAY_SOURCE_TIMEOUT", "0"),
+        ("SLIPWAY_BIND", "8000"),
+        ("SLIPWAY_BIND", "a:0"),
+        ("SLIPWAY_BIND", "a:65536"),
+        ("SLIPWAY_BIND", "a:b"),
+        ("SLIPWAY_WORKERS", "0"),
+        ("SLIPWAY_WORKERS", "1.5"),
+        ("SLIPWAY_THREADS", "257"),
+        ("SLIPWAY_GRACEFUL_TIMEOUT", "-1"),
+        ("SLIPWAY_LOG_LEVEL", "loud"),
+    ],
+)
+def test_bad_setting_is_named(variable: str, value: str) -> None:
+    """A value that cannot be used is refused in one line with its variable and itself."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({variable: value})
+    message = str(caught.value)
+    assert message.startswith(f"{variable} must be ")
+    assert value in message
+    assert "\n" not in message
