@@ -1,0 +1,1 @@
+"""This pipeline beside the imperative steps that it replaces."""
