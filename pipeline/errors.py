@@ -3,7 +3,8 @@
     PipelineError
     ├── UsageError          exit 2: the call or its configuration is wrong
     ├── PrerequisiteError   exit 3: the machine lacks something, found before the first step
-    └── StepError           exit 1: a step failed
+    ├── StepError           exit 1: a step failed
+    └── InternalError       exit 1: the pipeline itself is wrong
 
 Every error is one sentence that says what failed, the remedy, and, where there is some, the
 evidence. It is caught in one place, ``__main__``. This module imports nothing of ours.
@@ -12,6 +13,10 @@ evidence. It is caught in one place, ``__main__``. This module imports nothing o
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -57,4 +62,41 @@ class PrerequisiteError(PipelineError):
 
 
 class StepError(PipelineError):
-    """A step ran and failed."""
+    """A step ran and failed.
+
+    Args:
+        message: As for every error.
+        remedy: As for every error.
+        evidence: As for every error.
+        suites: JUnit files of the tests that ran before it failed, for the report.
+    """
+
+    def __init__(
+        self, message: str, *, remedy: str = "", evidence: str = "", suites: tuple[Path, ...] = ()
+    ) -> None:
+        super().__init__(message, remedy=remedy, evidence=evidence)
+        self.suites = suites
+
+
+class InternalError(PipelineError):
+    """The pipeline met something that it has no sentence for, which is its own mistake.
+
+    Args:
+        where: What was going on, to follow "Internal error in".
+        error: What was raised.
+        traceback: The file that the traceback was written to; None puts it in the evidence.
+        evidence: The traceback's text, when there is no file.
+    """
+
+    def __init__(
+        self, where: str, error: BaseException, *, traceback: Path | None = None, evidence: str = ""
+    ) -> None:
+        text = f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0].rstrip(":. ")
+        super().__init__(
+            f"Internal error in {where}: {text}",
+            remedy=(
+                "This is a mistake in the pipeline: please report it"
+                + (f", with {traceback}" if traceback else "")
+            ),
+            evidence=evidence,
+        )

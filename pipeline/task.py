@@ -81,6 +81,7 @@ class Result:
         evidence: Output of what failed, verbatim.
         image: The pushed image, from the push step.
         suites: JUnit files of the tests that ran within, also after a failure.
+        exit_code: What the run is to exit with because of it; 0 unless it failed.
     """
 
     key: Key
@@ -92,3 +93,4 @@ class Result:
     evidence: str = ""
     image: Image | None = None
     suites: tuple[Path, ...] = field(default=())
+    exit_code: int = 0

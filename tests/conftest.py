@@ -1,0 +1,73 @@
+"""What every test may rely on: a test is skipped where what its marker names is not there.
+
+With CI=true a skipped docker test fails: a machine of the continuous integration has Docker, and a
+suite that quietly left out half of itself must not pass.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.setup.docker import DEFAULT_HOST, Docker, DockerUnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+REGISTRIES = ("pypi.org", 443)
+REFUSAL = "CI=true, and a docker test may not be skipped there: "
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose marker names something that is not here."""
+    if item.get_closest_marker("docker") is not None and (reason := _no_docker()):
+        pytest.skip(reason)
+    if item.get_closest_marker("network") is not None and (reason := _no_network()):
+        pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make a skipped docker test a failed one where CI is true."""
+    report = yield
+    in_ci = os.environ.get("CI", "").lower() in {"true", "1"}
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if in_ci and skipped and item.get_closest_marker("docker") is not None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{REFUSAL}{reason}"
+    return report
+
+
+@cache
+def _no_docker() -> str:
+    host = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+    try:
+        Docker(host).ping()
+    except DockerUnreachableError as error:
+        return error.message
+    return ""
+
+
+@cache
+def _no_network() -> str:
+    try:
+        socket.create_connection(REGISTRIES, timeout=5).close()
+    except OSError as error:
+        return f"{REGISTRIES[0]} cannot be reached: {error}"
+    return ""
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a port of the loopback interface on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

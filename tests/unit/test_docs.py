@@ -1,0 +1,59 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline import __main__, config
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(
+    path
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "bench/*.md",
+        "pipeline/**/*.md",
+        "service/*.md",
+        "nginx/*.md",
+    )
+    for path in ROOT.glob(pattern)
+    if ".venv" not in path.parts
+)
+README = (ROOT / "README.md").read_text()
+
+
+def row(setting: config.Setting) -> str:
+    """Return a setting's row of the README's table."""
+    flag = f"`{f'{setting.flag} {setting.metavar}'.rstrip()}`" if setting.flag else "none"
+    key = f"`{setting.key}`" if setting.key else "none"
+    return f"| {flag} | `{setting.variable}` | {key} | {setting.default} | {setting.help} |"
+
+
+@pytest.mark.parametrize("setting", config.SETTINGS, ids=lambda setting: setting.name)
+def test_readme_has_each_setting_as_it_is(setting: config.Setting) -> None:
+    """A setting that is added or changed is added or changed in the README."""
+    assert row(setting) in README.splitlines()
+
+
+def test_readme_has_no_setting_that_is_not_there() -> None:
+    """A variable that the README names is one that something reads."""
+    named = set(re.findall(r"\bPIPELINE_[A-Z_]+", README))
+    assert named <= {setting.variable for setting in config.SETTINGS}
+
+
+@pytest.mark.parametrize("command", sorted(set(__main__.COMMANDS) - {"run"}))
+def test_readme_has_each_command(command: str) -> None:
+    """A command that is added is added to the README."""
+    assert f"`python -m pipeline {command}`" in README
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_of_documents_lead_to_files(document: Path) -> None:
+    """A link within the project names a file that is there."""
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
