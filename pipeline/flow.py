@@ -154,7 +154,8 @@ class _Run:
             state="failed",
             started=started,
             seconds=self._now() - started,
-            cause="; ".join(dict.fromkeys(error.message for error in errors)),
+            # What went wrong below says in which step, which everybody who reads this knows.
+            cause="; ".join(dict.fromkeys(e.message.removeprefix(f"{key}: ") for e in errors)),
             remedy=next((error.remedy for error in errors if error.remedy), ""),
             evidence=evidence,
             suites=tuple(p for e in errors if isinstance(e, StepError) for p in e.suites),

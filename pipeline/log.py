@@ -80,6 +80,8 @@ def configure(level: str) -> None:
     """
     handler = _Handler()
     handler.setFormatter(_Formatter(_FORMAT))
+    # Of its own as well: a file of the run may want more of one part, and lower that logger's.
+    handler.setLevel(level.upper())
     logger = logging.getLogger("pipeline")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())

@@ -26,6 +26,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any, Protocol
 from xml.etree import ElementTree as ET
 
+from pipeline.config import IMAGES
 from pipeline.errors import ExitCode
 from pipeline.log import TRACEBACK_NAME, printable
 from pipeline.task import Key, Result, State, Task
@@ -43,6 +44,11 @@ STOPPED = "stopped with the run, before it ended"
 NAMES = (JSON_NAME, JUNIT_NAME, HTML_NAME)
 
 _HERE = Path(__file__).parent
+_WITHIN = (
+    "engine.log",
+    *(f"{part}/{file}" for part in (*IMAGES, "verify") for file in ("junit*.xml", "coverage.xml")),
+)
+"""What steps and the engine write into the folder."""
 _EVIDENCE_LIMIT = 200_000
 _STATES: tuple[State, ...] = ("passed", "cached", "failed", "skipped")
 
@@ -194,8 +200,10 @@ def clear(folder: Path) -> None:
     Raises:
         OSError: One of them cannot be removed.
     """
-    for name in (*NAMES, TRACEBACK_NAME):
-        (folder / name).unlink(missing_ok=True)
+    # By name: the folder is of the user's choosing, and may have other things in it.
+    for pattern in (*NAMES, TRACEBACK_NAME, *_WITHIN):
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
 
 
 def write(report: Report, folder: Path) -> tuple[Path, ...]:

@@ -99,7 +99,11 @@ def running(role: str, temporary: Path, settings: Mapping[str, str]) -> Iterator
         temporary: An empty folder for it alone.
         settings: Its environment variables.
     """
-    assert not is_listening(PORTS[role]), f"{PORTS[role]} is taken; is the role running already?"
+    deadline = time.monotonic() + LIMIT
+    while is_listening(PORTS[role]):
+        # The workers of one that was killed listen for a moment longer than it lives.
+        assert time.monotonic() < deadline, f"{PORTS[role]} is taken; is the role running already?"
+        time.sleep(0.02)
     output = temporary / "stdout"
     errors = temporary / "stderr"
     with output.open("wb") as stdout, errors.open("wb") as stderr:

@@ -6,8 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .core.errors import EngineError
-from .store import Store, dead_sessions, remove_session
+from .store import Store, alone, dead_sessions, remove_session, session_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,18 +41,17 @@ def prune(cache_dir: Path, docker_host: str) -> Freed:
     from .backend.docker import remove_caches
 
     store = Store(cache_dir)
-    dead = dead_sessions(store)
-    running = set((cache_dir / "sessions").glob("[!.]*")) - set(dead)
-    if running:
-        msg = "a pipeline is running and needs its cache; prune when it has ended"
-        raise EngineError(msg)
-    images, volumes, docker = remove_caches(docker_host, tuple(folder.name for folder in dead))
-    for folder in dead:
-        remove_session(folder)
     size = 0
-    for name in ("results", "blobs", "temporary", "volumes"):
-        # Results first: one whose contents are gone would only be looked at in vain.
-        folder = cache_dir / name
-        size += sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file())
-        shutil.rmtree(folder)
+    with alone(store):
+        with dead_sessions(store) as dead:
+            names = tuple(session_of(folder) for folder in dead)
+            images, volumes, docker = remove_caches(docker_host, names)
+            for folder in dead:
+                remove_session(folder)
+        for name in ("results", "blobs", "temporary", "volumes"):
+            # Results first: one whose contents are gone would only be looked at in vain.
+            folder = cache_dir / name
+            size += sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file())
+            shutil.rmtree(folder)
+            folder.mkdir(mode=0o700)
     return Freed(size, docker, images, volumes)

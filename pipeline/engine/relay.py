@@ -48,8 +48,10 @@ class Relays:
         listener: Listener[SocketStream],
         dial: Callable[[], Awaitable[SocketStream]],
         *,
-        task_status: TaskStatus[anyio.CancelScope],
+        task_status: TaskStatus[tuple[anyio.CancelScope, anyio.Event]],
     ) -> None:
+        closed = anyio.Event()
+
         async def handle(client: SocketStream) -> None:
             async with client:
                 try:
@@ -63,19 +65,25 @@ class Relays:
                     both.start_soon(_carry, target, client)
 
         with anyio.CancelScope() as scope:
-            async with listener:
-                task_status.started(scope)
-                await listener.serve(handle)
+            try:
+                async with listener:
+                    task_status.started((scope, closed))
+                    await listener.serve(handle)
+            finally:
+                closed.set()
 
     @contextlib.asynccontextmanager
     async def _relay(
         self, listener: Listener[SocketStream], dial: Callable[[], Awaitable[SocketStream]]
     ) -> AsyncIterator[None]:
-        scope: anyio.CancelScope = await self._tasks.start(self._serve, listener, dial)
+        scope, closed = await self._tasks.start(self._serve, listener, dial)
         try:
             yield
         finally:
             scope.cancel()
+            with anyio.CancelScope(shield=True):
+                # What is stopped no longer accepts.
+                await closed.wait()
 
     @contextlib.asynccontextmanager
     async def tcp(

@@ -12,6 +12,7 @@ import binascii
 import hmac
 import json
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -30,17 +31,24 @@ logger = logging.getLogger(__name__)
 
 # Bytes of one query; the largest carry the text of a file.
 BODY_LIMIT = 64 << 20
-# Seconds in which a request must have arrived once it has begun, and a response be taken.
-_TRANSFER_LIMIT = 60
+_TRANSFER_LIMIT = 60.0
 _CHUNK = 1 << 16
 
 
 class Server:
-    """Answers the connections of one session."""
+    """Answers the connections of one session.
 
-    def __init__(self, engine: Engine, token: str) -> None:
+    Args:
+        engine: The session.
+        token: What its client knows.
+        limit: Seconds in which a request must have arrived once it has begun, and its response
+            be taken.
+    """
+
+    def __init__(self, engine: Engine, token: str, limit: float = _TRANSFER_LIMIT) -> None:
         self._engine = engine
         self._token = token.encode()
+        self._limit = limit
 
     async def handle(self, stream: SocketStream) -> None:
         """Answer one connection until it closes."""
@@ -71,23 +79,27 @@ class Server:
     ) -> tuple[h11.Request | None, bytes]:
         request: h11.Request | None = None
         body = bytearray()
-        limit = None
+        deadline = math.inf
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
-                with anyio.fail_after(limit):
+                with anyio.fail_after(deadline - anyio.current_time()):
                     try:
                         data = await stream.receive(_CHUNK)
                     except anyio.EndOfStream:
                         data = b""
                 connection.receive_data(data)
-                limit = _TRANSFER_LIMIT
+                deadline = min(deadline, anyio.current_time() + self._limit)
             elif isinstance(event, h11.Request):
                 request = event
+                if not self._authentic(dict(request.headers).get(b"authorization", b"")):
+                    # Before its body: nobody else's bytes are kept.
+                    await self._send(stream, connection, 401, _UNKNOWN)
+                    return None, b""
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > BODY_LIMIT:
-                    await self._send(stream, connection, 413, {"errors": [_TOO_LARGE]})
+                    await self._send(stream, connection, 413, _TOO_LARGE)
                     return None, b""
             elif isinstance(event, h11.EndOfMessage):
                 return request, bytes(body)
@@ -119,19 +131,28 @@ class Server:
         return answers[0]
 
     async def _answer(self, request: h11.Request, body: bytes) -> tuple[int, dict[str, Any]]:
-        if not self._authentic(dict(request.headers).get(b"authorization", b"")):
-            return 401, {"errors": [{"message": "the session's token is missing or wrong"}]}
         if request.target.partition(b"?")[0] != b"/query":
-            return 404, {"errors": [{"message": "the only path is /query"}]}
+            return 404, _refusal("the only path is /query")
         if request.method != b"POST":
-            return 405, {"errors": [{"message": "the only method is POST"}]}
+            return 405, _refusal("the only method is POST")
         try:
             query = json.loads(body)
             text, variables = query["query"], query.get("variables")
             operation = query.get("operationName")
         except (ValueError, KeyError, TypeError, AttributeError):
-            return 400, {"errors": [{"message": 'the body is no {"query": "…"} in JSON'}]}
-        return 200, await self.execute(text, variables, operation)
+            return 400, _refusal('the body is no {"query": "…"} in JSON')
+        if not (
+            isinstance(text, str)
+            and isinstance(variables, dict | None)
+            and isinstance(operation, str | None)
+        ):
+            return 400, _refusal("query, variables or operationName is of the wrong type")
+        try:
+            return 200, await self.execute(text, variables, operation)
+        except Exception as e:
+            # One query that the engine has no answer to must not end the session.
+            logger.exception("internal error")
+            return 500, _refusal(f"internal error of the engine: {type(e).__name__}")
 
     def _authentic(self, header: bytes) -> bool:
         scheme, _, encoded = header.partition(b" ")
@@ -165,12 +186,16 @@ class Server:
             row["message"] = str(cause)
             if cause.extensions:
                 row["extensions"] = cause.extensions
+        elif isinstance(cause, OSError):
+            where = f": {cause.filename}" if cause.filename else ""
+            row["message"] = f"{cause.strerror or type(cause).__name__}{where}"
         elif cause is not None:
             logger.error("internal error in %s", error.path, exc_info=cause)
             row["message"] = f"internal error of the engine: {type(cause).__name__}: {cause}"
         elif row["message"].startswith("Cannot query field"):
             row["message"] += f" It is not served by the embedded engine; {ADVICE}"
-        row["message"] = self._engine.vault.scrub(row["message"].encode()).decode()
+        text = row["message"].encode(errors="backslashreplace")
+        row["message"] = self._engine.vault.scrub(text).decode()
         return row
 
     async def _send(
@@ -189,11 +214,16 @@ class Server:
             )
             if (part := connection.send(event))
         )
-        with anyio.fail_after(_TRANSFER_LIMIT):
+        with anyio.fail_after(self._limit):
             await stream.send(data)
 
 
-_TOO_LARGE = {"message": f"the query is larger than {BODY_LIMIT >> 20} MiB"}
+def _refusal(message: str) -> dict[str, Any]:
+    return {"errors": [{"message": message}]}
+
+
+_TOO_LARGE = _refusal(f"the query is larger than {BODY_LIMIT >> 20} MiB")
+_UNKNOWN = _refusal("the session's token is missing or wrong")
 
 
 def _root() -> object:

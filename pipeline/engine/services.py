@@ -7,12 +7,13 @@ starts later finds it as it is.
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
 
-from .core.errors import EngineError, NotServed
+from .core.errors import BackendError, EngineError, NotFound, NotServed
 from .core.service import ContainerService, Forward, HostService, Port, Service, Tunnel
 
 if TYPE_CHECKING:
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
     from .backend import Handle
     from .solver import Solver
 
+logger = logging.getLogger(__name__)
+
 # Seconds in which an exposed port must accept, as an image may have to be unpacked and a
 # program to load: the contract's slowest starter takes 2 s.
 _HEALTH_LIMIT = 60
 _FIRST_POLL, _LAST_POLL = 0.01, 0.25
+# Lines of output that are told of a service that ended.
+_LAST_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class Running:
 class _Slot:
     def __init__(self) -> None:
         self.stop = anyio.Event()
+        self.handle: Handle | None = None
         self.stopped = anyio.Event()
         self.kill = False
         self.running: Running | None = None
@@ -102,9 +108,28 @@ class Services:
                     case Tunnel():
                         running = await self._run_tunnel(stack, service)
                 task_status.started(running)
-                await slot.stop.wait()
+                async with anyio.create_task_group() as tg:
+                    if slot.handle is not None:
+                        tg.start_soon(self._watch, slot.handle, service, slot)
+                    await slot.stop.wait()
+                    tg.cancel_scope.cancel()
         finally:
             slot.stopped.set()
+
+    async def _watch(self, handle: Handle, service: Service, slot: _Slot) -> None:
+        """End a service whose container ends by itself: whoever needs it next starts it anew."""
+        try:
+            code = await handle.wait()
+            raw = b"".join(await handle.logs())
+        except (BackendError, NotFound) as e:
+            logger.warning("service %s is no longer watched: %s", service.hostname, e)
+            return
+        if slot.stop.is_set():
+            return
+        output = self._solver.vault.scrub(raw).decode(errors="replace").strip()
+        last = "\n".join(output.splitlines()[-_LAST_LINES:])
+        logger.warning("service %s ended with exit code %d\n%s", service.hostname, code, last)
+        slot.stop.set()
 
     async def _run_container(
         self, stack: contextlib.AsyncExitStack, service: ContainerService, slot: _Slot
@@ -119,6 +144,7 @@ class Services:
         handle = await stack.enter_async_context(solver.backend.container(spec))
         await solver.fill(handle, state, spec)
         await handle.start()
+        slot.handle = handle
         stack.push_async_callback(self._end, handle, slot)
         address = await self._healthy(handle, state.config.ports, command)
         ports = tuple(Forward(p.port, p.port, p.protocol) for p in state.config.ports)
@@ -127,7 +153,11 @@ class Services:
     async def _end(self, handle: Handle, slot: _Slot) -> None:
         with anyio.move_on_after(10, shield=True):
             if slot.stop.is_set():
-                await handle.stop(kill=slot.kill)
+                try:
+                    await handle.stop(kill=slot.kill)
+                except BackendError as e:
+                    # It is removed next, which says so again when that fails as well.
+                    logger.warning("a service did not stop: %s", e)
         # Otherwise the session ends: removing the container kills it at once.
 
     async def _healthy(
@@ -170,10 +200,10 @@ class Services:
 
     async def _run_tunnel(self, stack: contextlib.AsyncExitStack, tunnel: Tunnel) -> Running:
         target = await self.start(tunnel.service)
-        wanted = tunnel.ports or tuple(
-            Forward(p.frontend or p.backend, p.frontend if tunnel.native else 0)
-            for p in target.ports
-        )
+        wanted = tunnel.ports
+        if tunnel.native or not wanted:
+            own = (p.frontend or p.backend for p in target.ports)
+            wanted += tuple(Forward(port, port if tunnel.native else 0) for port in own)
         ports = []
         for forward in wanted:
             _tcp_only(forward)

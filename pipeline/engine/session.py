@@ -15,28 +15,28 @@ import secrets
 import signal
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
 
+from .core.errors import EngineError
 from .relay import Relays
 from .services import Services
 from .solver import Solver
-from .store import Session, Store, dead_sessions, remove_session
+from .store import Session, Store, dead_sessions, remove_session, session_of
 from .vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from .backend import Backend
+    from .backend import Backend, Limits
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-# Seconds that the end of a session may take, whatever happens.
-_CLOSE_LIMIT = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,11 @@ def default_cache() -> Path:
 
 @contextlib.asynccontextmanager
 async def serve(
-    *, cache_dir: Path | None = None, docker_host: str = "", cwd: Path | None = None
+    *,
+    cache_dir: Path | None = None,
+    docker_host: str = "",
+    cwd: Path | None = None,
+    limits: Limits | None = None,
 ) -> AsyncIterator[Endpoint]:
     """Serve a session on a random port of the loopback interface, until the block ends.
 
@@ -66,26 +70,39 @@ async def serve(
         cache_dir: Where results are kept; by default in the user's cache folder.
         docker_host: The Docker Engine, as in DOCKER_HOST.
         cwd: What relative paths of the host start from.
+        limits: How long to wait for what.
 
     Raises:
+        EngineError: The folder cannot be used.
         BackendError: The Docker Engine does not answer, or cannot serve.
     """
     from .backend.docker import DockerBackend
 
     host = docker_host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
-    store = await to_thread.run_sync(Store, cache_dir or default_cache())
-    session = await to_thread.run_sync(Session, store)
+    folder = cache_dir or default_cache()
     try:
-        backend = await DockerBackend.connect(host, session.id, session.folder)
+        store = await to_thread.run_sync(Store, folder)
+        session = await to_thread.run_sync(Session, store)
+    except OSError as e:
+        msg = f"cannot use the cache folder {folder}: {e.strerror} ({e.filename})"
+        raise EngineError(msg) from e
+    left = False
+    try:
+        backend = await DockerBackend.connect(host, session.id, session.folder, limits)
         try:
             await _sweep(store, backend)
             async with _answering(store, session, backend, cwd or Path.cwd()) as endpoint:
-                yield endpoint
+                try:
+                    yield endpoint
+                finally:
+                    backend.hurry()
         finally:
-            with anyio.move_on_after(_CLOSE_LIMIT, shield=True):
+            left = True
+            with anyio.CancelScope(shield=True, deadline=backend.hurry()):
                 await backend.close()
+            left = backend.left
     finally:
-        session.close()
+        session.close(left=left)
 
 
 @contextlib.asynccontextmanager
@@ -129,17 +146,11 @@ async def _unwrapped() -> AsyncIterator[None]:
 
 async def _sweep(store: Store, backend: Backend) -> None:
     """Remove what sessions have left that were killed."""
-    from .backend.docker import start_time
-
-    for folder in await to_thread.run_sync(dead_sessions, store):
-        logger.info("removing what session %s left", folder.name)
-        for note in folder.glob("pid-*"):
-            pid = int(note.name.removeprefix("pid-"))
-            if start_time(pid) == note.read_text():
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGTERM)
-        await backend.sweep(folder.name)
-        await to_thread.run_sync(remove_session, folder)
+    with dead_sessions(store) as dead:
+        for folder in dead:
+            logger.info("removing what session %s left", session_of(folder))
+            if await backend.sweep(session_of(folder)):
+                await to_thread.run_sync(remove_session, folder)
 
 
 async def _session() -> int:
@@ -151,8 +162,9 @@ async def _session() -> int:
         async with anyio.create_task_group() as tg:
 
             async def until_closed() -> None:
-                stdin = anyio.wrap_file(sys.stdin.buffer)
-                while await stdin.read(4096):
+                # Cancelled by a signal, it must not wait for input that never comes.
+                read = partial(os.read, sys.stdin.fileno(), 4096)
+                while await to_thread.run_sync(read, abandon_on_cancel=True):
                     pass
                 tg.cancel_scope.cancel()
 
@@ -169,7 +181,6 @@ async def _session() -> int:
 def main() -> None:
     """Run the console script ``pipeline-engine``."""
     from . import __version__
-    from .core.errors import EngineError
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"

@@ -10,10 +10,14 @@ A command that failed is never kept.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import posixpath
 import secrets
+import tarfile
+from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -50,8 +54,8 @@ _DOCKER_EMPTY = {"etc/hosts", "etc/hostname", "etc/resolv.conf"}
 _REST = ("Healthcheck", "StopSignal", "Volumes", "Shell", "OnBuild")
 # Commands that run at once; each waits for its own network and disk most of its time.
 _COMMANDS = 2 * (os.cpu_count() or 1) + 4
-# Seconds that a command waits for a locked cache volume.
-_LOCK_LIMIT = 3600
+# Seconds that a command waits for a locked cache volume, and how often it looks.
+_LOCK_LIMIT, _LOCK_POLL = 3600, 0.05
 
 
 class _Flight:
@@ -83,6 +87,10 @@ class SingleFlight:
                 raise flight.error
             # Whoever did the work was cancelled: somebody else takes it up.
 
+    def has(self, key: str) -> bool:
+        """Tell whether the work of a key is done or under way."""
+        return key in self._flights
+
     async def _lead(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
         flight = self._flights[key] = _Flight()
         try:
@@ -97,14 +105,6 @@ class SingleFlight:
             if flight.result is None:
                 del self._flights[key]
             flight.done.set()
-
-
-def registry_of(address: str) -> str:
-    """Return the registry's host of an image reference, as Docker reads it."""
-    host, slash, _ = address.partition("/")
-    if slash and ("." in host or ":" in host or host == "localhost"):
-        return host
-    return "docker.io"
 
 
 class Solver:
@@ -159,7 +159,7 @@ class Solver:
                 return (await self.tree(parent)).put(placed)
             case d.Removed(parent, path):
                 tree = await self.tree(parent)
-                if any(sign in path for sign in "*?["):
+                if clean(path) not in tree.by_path and any(sign in path for sign in "*?["):
                     for found in tree.glob(patterns.glob(path)):
                         tree = tree.without(found)
                     return tree
@@ -268,19 +268,17 @@ class Solver:
         pending = []
         for link in container.chain():
             pending.append(link)
-            if link.change is None or isinstance(link.change, c.From | c.Build | c.Exec):
-                # Only these are worth remembering; the changes in between cost nothing.
+            if _kept(link) and self._flights.has("state" + link.digest):
                 break
-        first, *rest = reversed(pending)
-        state = await self._flights.do("state" + first.digest, lambda: self._link(first))
-        for link in rest:
-            state = await self._change(state, link)
+        state = c.State(container.platform)
+        # One after the other and not one within the other: a chain may be long.
+        for link in reversed(pending):
+            change = partial(self._change, state, link)
+            if _kept(link):
+                state = await self._flights.do("state" + link.digest, change)
+            else:
+                state = await change()
         return state
-
-    async def _link(self, link: c.Container) -> c.State:
-        if link.parent is None:
-            return c.State(link.platform)
-        return await self._change(await self.state(link.parent), link)
 
     async def _change(self, state: c.State, link: c.Container) -> c.State:
         match link.change:
@@ -319,7 +317,7 @@ class Solver:
         return mount
 
     def _login(self, state: c.State, address: str) -> Login | None:
-        auth = state.auth(registry_of(address))
+        auth = state.auth(c.registry_of(address))
         if auth is None:
             return None
         return Login(auth.username, self.vault.plaintext(auth.secret).decode())
@@ -374,7 +372,7 @@ class Solver:
     async def _built(self, tree: Tree, change: c.Build) -> str:
         folder = self.private / secrets.token_hex(6)
         # The context lies where the store is: it may be larger than what fits into memory.
-        context = self.store.root / "temporary" / f"context-{secrets.token_hex(6)}"
+        context = self.store.temporary / f"context-{secrets.token_hex(6)}"
         try:
             await to_thread.run_sync(lambda: self.store.export(tree, context, pinned=True))
             folder.mkdir(mode=0o700)
@@ -505,7 +503,7 @@ class Solver:
         if change.redirect_stdin:
             entry = await self._file_in(state, change.redirect_stdin, mounts=True)
             stdin = self.store.read(entry.content)
-        async with contextlib.AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack:
             spec = await self.prepared(stack, state, change.start, command)
             handle = await stack.enter_async_context(
                 self.backend.container(replace(spec, stdin=stdin))
@@ -532,12 +530,18 @@ class Solver:
                 if path:
                     await self._redirect(handle, config.path(path), content)
             written = {
-                mount.path: await handle.get(mount.path, self.store.untar)
+                mount.path: await handle.get(mount.path, self._reader(state, mount))
                 for mount in state.mounts
                 if mount.tree is not None and not mount.read_only
             }
             image = await handle.commit()
         return _after(state, image, output, written), output, image, written
+
+    def _reader(self, state: c.State, mount: c.Mount) -> Callable[[IO[bytes], str], Tree]:
+        """Return what reads a mount, without the mounts within it: a secret may be one."""
+        prefix = mount.path.rstrip("/") + "/"
+        within = {m.path.removeprefix(prefix) for m in state.mounts if m.path.startswith(prefix)}
+        return lambda archive, name: self.store.untar(archive, name, within)
 
     async def _redirect(self, handle: Handle, path: str, content: bytes) -> None:
         name, size = await to_thread.run_sync(self.store.add_bytes, content)
@@ -547,7 +551,7 @@ class Solver:
 
     async def prepared(
         self,
-        stack: contextlib.AsyncExitStack,
+        stack: AsyncExitStack,
         state: c.State,
         start: c.Start,
         command: tuple[str, ...],
@@ -583,14 +587,15 @@ class Solver:
     async def _fill(
         self, handle: Handle, target: str, tree: Tree, owner: tuple[int, int] | None
     ) -> None:
-        top = Entry(".", "dir", 0o755, *(owner or (0, 0)))
-        entries = (top, *tree.owned(owner).entries)
+        # By its whole path: Docker leaves out what an archive says of its own root.
+        top = Entry(clean(target), "dir", 0o755, *(owner or (0, 0)))
+        entries = (top, *tree.owned(owner).under(target))
         archive = await to_thread.run_sync(self.store.tar, entries)
         with archive:
-            await handle.put(target, archive)
+            await handle.put("/", archive)
 
     async def _attachment(
-        self, stack: contextlib.AsyncExitStack, state: c.State, mount: c.Mount
+        self, stack: AsyncExitStack, state: c.State, mount: c.Mount
     ) -> Attachment:
         owner = await self.owner(state, mount.owner)
         if mount.temporary:
@@ -627,7 +632,7 @@ class Solver:
 
     async def _private_file(
         self,
-        stack: contextlib.AsyncExitStack,
+        stack: AsyncExitStack,
         state: c.State,
         value: bytes,
         owner: tuple[int, int],
@@ -645,23 +650,18 @@ class Solver:
             if os.geteuid() == 0:
                 os.chown(path, *owner)
             return path
-        name, size = await to_thread.run_sync(self.store.add_bytes, value)
-        try:
-            entry = Entry("file", "file", mode, *owner, content=name, size=size)
-            spec = ContainerSpec(
-                state.image or await self.backend.scratch(),
-                attachments=(Attachment("/private", str(folder)),),
-            )
-            async with self.backend.container(spec) as handle:
-                with self.store.tar((entry,)) as archive:
-                    await handle.put("/private", archive)
-        finally:
-            self.store.blob(name).unlink(missing_ok=True)
+        # Straight from memory: what may be a secret is never written to the store.
+        spec = ContainerSpec(
+            state.image or await self.backend.scratch(),
+            attachments=(Attachment("/private", str(folder)),),
+        )
+        async with self.backend.container(spec) as handle:
+            await handle.put("/private", _alone("file", value, mode, owner))
         return path
 
     async def _cache(
         self,
-        stack: contextlib.AsyncExitStack,
+        stack: AsyncExitStack,
         state: c.State,
         mount: c.Mount,
         cache: c.CacheVolume,
@@ -670,28 +670,53 @@ class Solver:
         name = f"slipway-cache-{digest('cache', cache.key)[:24]}"
         if cache.sharing is not c.Sharing.SHARED:
             name = await self._locked_volume(stack, name, cache.sharing)
-        if await self.backend.cache_volume(name) and (cache.source is not None or owner):
-            tree = await self.tree(cache.source) if cache.source is not None else Tree()
-            image = state.image or await self.backend.scratch()
-            spec = ContainerSpec(image, attachments=(Attachment("/mount", name, "volume"),))
-            async with self.backend.container(spec) as handle:
-                await self._fill(handle, "/mount", tree, owner)
+        if cache.source is None and not owner:
+            await self.backend.cache_volume(name)
+        else:
+            await self._begin(state, cache, name, owner)
         return Attachment(mount.path, name, "volume")
 
-    async def _locked_volume(
-        self, stack: contextlib.AsyncExitStack, name: str, sharing: c.Sharing
-    ) -> str:
+    async def _begin(
+        self, state: c.State, cache: c.CacheVolume, name: str, owner: tuple[int, int] | None
+    ) -> None:
+        """Make a cache volume, and fill a new one whole: also when who began it was killed."""
+        key = digest("volume", name)
+        async with AsyncExitStack() as stack:
+            await self._lock(stack, f"{name}.begin")
+            note = self.store.result(key)
+            if note is None:
+                # Before there is anything, so that a volume half filled is never taken for whole.
+                self.store.keep(key, {"whole": False})
+            made = await self.backend.cache_volume(name)
+            whole = note is None or bool(note["whole"])
+            if made or not whole:
+                tree = await self.tree(cache.source) if cache.source is not None else Tree()
+                image = state.image or await self.backend.scratch()
+                spec = ContainerSpec(image, attachments=(Attachment("/mount", name, "volume"),))
+                async with self.backend.container(spec) as handle:
+                    await self._fill(handle, "/mount", tree, owner)
+            if note is None or not whole:
+                self.store.keep(key, {"whole": True})
+
+    async def _locked_volume(self, stack: AsyncExitStack, name: str, sharing: c.Sharing) -> str:
         if sharing is c.Sharing.PRIVATE:
             for number in range(1000):
                 own = f"{name}-{number}"
                 if stack.enter_context(self.store.volume_lock(own))():
                     return own
+        await self._lock(stack, name)
+        return name
+
+    async def _lock(self, stack: AsyncExitStack, name: str) -> None:
+        """Wait until nobody else on this machine has a lock; keep it as long as the stack."""
         take = stack.enter_context(self.store.volume_lock(name))
-        with anyio.fail_after(_LOCK_LIMIT):
+        with anyio.move_on_after(_LOCK_LIMIT):
             # Another process may hold it, which no event of this one can tell.
             while not take():  # noqa: ASYNC110
-                await anyio.sleep(0.1)
-        return name
+                await anyio.sleep(_LOCK_POLL)
+            return
+        msg = f"another run has kept {name} locked for {_LOCK_LIMIT} s"
+        raise EngineError(msg)
 
     # --- images -------------------------------------------------------------------------------
 
@@ -709,7 +734,9 @@ class Solver:
         """Push a container's image; return the address with the manifest's digest."""
         state = await self.state(container)
         image = await self.image(state)
-        async with self._reachable(address, registry) as reachable:
+        async with self._reachable(address, registry) as reachable, AsyncExitStack() as stack:
+            # To be pushed, an image gets the name on the Docker Engine, which all runs share.
+            await self._lock(stack, f"push-{digest('push', reachable)[:24]}")
             pushed = await self.backend.push(image, reachable, self._login(state, address))
         return f"{address.partition('@')[0]}@{pushed}"
 
@@ -723,7 +750,7 @@ class Solver:
         if registry is None:
             yield address
             return
-        host = registry_of(address)
+        host = c.registry_of(address)
         port = int(host.rpartition(":")[2]) if ":" in host else 80
         async with self.services.loopback(registry, port) as local:
             yield f"127.0.0.1:{local}/{address.removeprefix(host).lstrip('/')}"
@@ -745,6 +772,11 @@ class Solver:
             what = f"platform {platform}"
             raise NotServed(what, f"this machine runs {mine}")
         return mine
+
+
+def _kept(link: c.Container) -> bool:
+    """Tell whether a change is worth remembering; the others cost nothing."""
+    return isinstance(link.change, c.From | c.Build | c.Exec)
 
 
 def _after(state: c.State, image: str, output: c.Output, written: Mapping[str, Tree]) -> c.State:
@@ -783,6 +815,18 @@ def _without_dockers_own(tree: Tree, at: str) -> Tree:
             and not (full in _DOCKER_EMPTY and e.size == 0)
         )
     )
+
+
+def _alone(name: str, value: bytes, mode: int, owner: tuple[int, int]) -> IO[bytes]:
+    """Return an archive with one file in it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo(name)
+        info.mode, info.size = mode, len(value)
+        info.uid, info.gid = owner
+        tar.addfile(info, io.BytesIO(value))
+    out.seek(0)
+    return out
 
 
 def _remove(folder: Path) -> None:

@@ -3,7 +3,9 @@
     blobs/ab/abcd…     file contents, named by their SHA-256
     results/ab/abcd…   what a key came to, as JSON
     volumes/<name>     lock files of cache volumes
-    sessions/<id>/     one per running engine: its lock, and a link to its private folder
+    sessions/<id>/     one per running engine: its lock, what it is writing, and a link to its
+                       private folder
+    lock               held by all who use the folder; prune wants it for itself
 
 Everything appears under its final name in one rename, so that a process that is killed leaves
 either nothing or the whole. A result that cannot be read is no result. A session's lock is held
@@ -13,6 +15,7 @@ as long as its process lives; the next session removes what a dead one left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -23,21 +26,24 @@ import shutil
 import stat
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from .core.errors import EngineError, NotFound
 from .core.patterns import selector
-from .core.tree import Entry, Tree
+from .core.tree import Entry, Tree, ancestors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 _CHUNK = 1 << 20
 # A fixed time for every file that the engine writes, so that equal trees give equal images:
 # 2020-01-01T00:00:00Z. BuildKit takes a file of the same size and time for unchanged, so the
 # nanoseconds come from the content.
 _EPOCH = 1_577_836_800
+# Seconds in which a session has surely made its folder.
+_MAKING = 60
 # Archives up to this size stay in memory.
 _SPOOL = 8 << 20
 
@@ -55,6 +61,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # Where a session writes what is not yet whole; its own folder, once there is one.
+        self.temporary = root / "temporary"
         for name in ("blobs", "results", "sessions", "volumes", "temporary"):
             (root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -115,12 +123,26 @@ class Store:
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[tuple[Path, IO[bytes]]]:
-        path = self.root / "temporary" / secrets.token_hex(8)
+        path = self.temporary / secrets.token_hex(8)
         try:
-            with path.open("xb") as out:
+            with self._room(), path.open("xb") as out:
                 yield path, out
         finally:
             path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Say of a full disk which one it is."""
+        try:
+            yield
+        except OSError as e:
+            if e.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            msg = (
+                f"{self.root}: {e.strerror}; make room on that disk, "
+                "or run `python -m pipeline prune`"
+            )
+            raise EngineError(msg) from e
 
     # --- trees ------------------------------------------------------------------------------
 
@@ -142,41 +164,49 @@ class Store:
             raise NotFound(msg)
         lines: list[str] = []
         if gitignore and (root / ".gitignore").is_file():
-            lines = [*(root / ".gitignore").read_text().splitlines(), ".git"]
+            text = (root / ".gitignore").read_text(errors="replace")
+            lines = [*text.splitlines(), ".git"]
         selected = selector(include, exclude, lines)
         # Without an include a folder that is left out as a whole need not be walked.
         prune = not include and not any(p.startswith("!") for p in (*exclude, *lines))
         found: list[Entry] = []
+        modes: dict[str, int] = {}
         pending = [""]
         while pending:
             folder = pending.pop()
-            for item in os.scandir(root / folder):
+            with os.scandir(root / folder) as listing:
+                items = list(listing)
+            for item in items:
                 path = f"{folder}/{item.name}" if folder else item.name
                 info = item.stat(follow_symlinks=False)
                 mode = stat.S_IMODE(info.st_mode)
                 if item.is_symlink():
-                    if selected(path):
-                        found.append(
-                            Entry(path, "link", 0o777, content=str(Path(item.path).readlink()))
-                        )
+                    if selected(path, folder=False):
+                        target = str(Path(item.path).readlink())
+                        found.append(Entry(path, "link", 0o777, content=target))
                 elif item.is_dir():
-                    taken = selected(path) or selected(path + "/")
+                    taken = selected(path, folder=True)
                     if taken:
                         found.append(Entry(path, "dir", mode))
                     if taken or not prune:
+                        modes[path] = mode
                         pending.append(path)
-                elif item.is_file() and selected(path):
+                elif item.is_file() and selected(path, folder=False):
                     content, size = self.add_file(Path(item.path))
                     found.append(Entry(path, "file", mode, content=content, size=size))
                 # Sockets, pipes and devices have no content to take.
-        return Tree.of(found)
+        around = {parent for entry in found for parent in ancestors(entry.path)}
+        return Tree.of([*(Entry(path, "dir", modes[path]) for path in around), *found])
 
-    def untar(self, archive: IO[bytes], strip: str = "") -> Tree:
+    def untar(  # noqa: C901 - one case for each kind of file
+        self, archive: IO[bytes], strip: str = "", without: Collection[str] = ()
+    ) -> Tree:
         """Read a tar stream, without what Docker itself puts into each container.
 
         Args:
             archive: The stream; need not be seekable.
             strip: The name of the folder at the top, whose content is wanted.
+            without: Paths that are left out, with all that is in them.
         """
         found: dict[str, Entry] = {}
         with tarfile.open(fileobj=archive, mode="r|") as tar:
@@ -188,6 +218,8 @@ class Store:
                     if not member.isdir():
                         msg = f"{member.name}: not a directory"
                         raise NotFound(msg)
+                    continue
+                if any(at in without for at in (path, *ancestors(path))):
                     continue
                 mode = stat.S_IMODE(member.mode)
                 owner = (member.uid, member.gid)
@@ -211,9 +243,18 @@ class Store:
     def tar(self, entries: Iterable[Entry]) -> IO[bytes]:
         """Return a seekable tar archive of entries, positioned at its start."""
         out = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - the caller closes it
-            max_size=_SPOOL, dir=str(self.root / "temporary")
+            max_size=_SPOOL, dir=str(self.temporary)
         )
-        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        try:
+            self._pack(out, entries)
+        except BaseException:
+            out.close()
+            raise
+        out.seek(0)
+        return cast("IO[bytes]", out)
+
+    def _pack(self, out: IO[bytes], entries: Iterable[Entry]) -> None:
+        with self._room(), tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for entry in entries:
                 info = tarfile.TarInfo(entry.path)
                 info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
@@ -232,8 +273,6 @@ class Store:
                     except FileNotFoundError as e:
                         msg = f"{entry.path}: its content is no longer in the cache; run again"
                         raise NotFound(msg) from e
-        out.seek(0)
-        return cast("IO[bytes]", out)
 
     def export(self, tree: Tree, to: Path, *, wipe: bool = False, pinned: bool = False) -> None:
         """Write a tree into a folder of the host, as the user that runs this process.
@@ -330,42 +369,88 @@ class Session:
 
     def __init__(self, store: Store) -> None:
         self.id = secrets.token_hex(6)
+        self._using = (store.root / "lock").open("a")
+        try:
+            fcntl.flock(self._using, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            self._using.close()
+            msg = f"{store.root} is being pruned; run again when that is done"
+            raise EngineError(msg) from e
         # Made under a hidden name and locked before anybody else looks at it.
         making = store.root / "sessions" / f".{self.id}"
         making.mkdir(mode=0o700)
         self._lock = (making / "lock").open("w")
         _locked(self._lock)
-        self.folder = making.rename(making.with_name(self.id))
+        (making / "temporary").mkdir(mode=0o700)
         memory = Path("/dev/shm")  # noqa: S108 - a fresh folder of mode 0700 is made in it
-        parent = memory if os.access(memory, os.W_OK) else None
-        self.private = Path(tempfile.mkdtemp(prefix="slipway-", dir=parent))
-        (self.folder / "private").symlink_to(self.private)
+        parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+        self.private = parent / f"slipway-{self.id}-{secrets.token_hex(4)}"
+        # Named before it is made, so that it is found when this process is killed in between.
+        (making / "private").symlink_to(self.private)
+        self.private.mkdir(mode=0o700)
+        self.folder = making.rename(making.with_name(self.id))
+        store.temporary = self.folder / "temporary"
 
-    def close(self) -> None:
-        """Remove the folders; the Docker objects must be gone by now."""
-        remove_session(self.folder)
+    def close(self, *, left: bool = False) -> None:
+        """Remove the folders.
+
+        Args:
+            left: There are still Docker objects of this session: leave what tells the next one.
+        """
+        if left:
+            _empty(self.folder)
+        else:
+            remove_session(self.folder)
         self._lock.close()
+        self._using.close()
 
 
-def dead_sessions(store: Store) -> list[Path]:
-    """Return the folders of sessions whose process is gone."""
+@contextlib.contextmanager
+def dead_sessions(store: Store) -> Iterator[list[Path]]:
+    """Yield the folders of sessions whose process is gone; nobody else sees them meanwhile."""
     dead = []
-    for folder in (store.root / "sessions").glob("[!.]*"):
-        try:
-            with (folder / "lock").open("r") as lock:
-                if _locked(lock):
-                    dead.append(folder)
-        except FileNotFoundError:
-            # Its owner, or another session, is removing it at this moment.
-            continue
-    return dead
+    with contextlib.ExitStack() as stack:
+        for folder in (store.root / "sessions").iterdir():
+            try:
+                lock = stack.enter_context((folder / "lock").open("r"))
+                young = time.time() - folder.stat().st_mtime < _MAKING
+            except FileNotFoundError:
+                # Its owner, or another session, is making or removing it at this moment.
+                continue
+            if not (young and folder.name.startswith(".")) and _locked(lock):
+                dead.append(folder)
+        yield dead
+
+
+def session_of(folder: Path) -> str:
+    """Return the id of the session that has a folder."""
+    return folder.name.lstrip(".")
+
+
+@contextlib.contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Keep every session out.
+
+    Raises:
+        EngineError: One is running.
+    """
+    with (store.root / "lock").open("a") as file:
+        if not _locked(file):
+            msg = "a pipeline is running and needs its cache; prune when it has ended"
+            raise EngineError(msg)
+        yield
 
 
 def remove_session(folder: Path) -> None:
     """Remove a session's folders."""
+    _empty(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
     link = folder / "private"
     if link.is_symlink():
         private = link.readlink()
         if private.name.startswith("slipway-"):
             shutil.rmtree(private, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder / "temporary", ignore_errors=True)

@@ -17,12 +17,19 @@ class Vault:
     """Names and values of secrets."""
 
     def __init__(self) -> None:
-        self._values: dict[str, bytes] = {}
+        self._values: dict[tuple[str, str], bytes] = {}
+        # A name may be set again while a command still has the value from before.
+        self._known: set[bytes] = set()
 
     def put(self, name: str, plaintext: str) -> Secret:
         """Set a secret; a name that is set again has the new value from then on."""
-        self._values[name] = plaintext.encode()
+        self._keep((name, ""), plaintext.encode())
         return Secret(name)
+
+    def _keep(self, key: tuple[str, str], value: bytes) -> bytes:
+        self._values[key] = value
+        self._known.add(value)
+        return value
 
     def plaintext(self, secret: Secret) -> bytes:
         """Return the value of a secret; one with a URI is looked up once. Blocks.
@@ -30,16 +37,17 @@ class Vault:
         Raises:
             EngineError: There is no such secret, or its source does not give it.
         """
-        if secret.name not in self._values:
-            if not secret.uri:
-                msg = f"secret {secret.name} is not set in this session"
-                raise NotFound(msg)
-            self._values[secret.name] = _look_up(secret.uri)
-        return self._values[secret.name]
+        key = (secret.name, secret.uri)
+        if key in self._values:
+            return self._values[key]
+        if not secret.uri:
+            msg = f"secret {secret.name} is not set in this session"
+            raise NotFound(msg)
+        return self._keep(key, _look_up(secret.uri))
 
     def scrub(self, output: bytes) -> bytes:
         """Replace every value that is known by now."""
-        return scrub(output, tuple(value for value in self._values.values() if value))
+        return scrub(output, tuple(self._known))
 
 
 def _look_up(uri: str) -> bytes:

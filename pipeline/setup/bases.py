@@ -75,6 +75,8 @@ _ROOTFS = (
 )
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
+_DEFAULT = loopback(DEFAULT)
+
 
 @dataclass(frozen=True, slots=True)
 class Bases:
@@ -139,7 +141,11 @@ def home(settings: Settings) -> Registry:
 
 
 async def resolve_bases(
-    settings: Settings, *, ask: Ask | None = None, place: Path | None = None
+    settings: Settings,
+    *,
+    ask: Ask | None = None,
+    place: Path | None = None,
+    elsewhere: Registry | None = _DEFAULT,
 ) -> Bases:
     """Return the bases of a run, by digest.
 
@@ -147,6 +153,8 @@ async def resolve_bases(
         settings: What the run was asked for.
         ask: Asks the official registry; over the network when None.
         place: Where its answer is remembered; the state folder when None.
+        elsewhere: A registry whose stand-ins are taken when the one images go to has none, or
+            tells only those who have a password.
 
     Raises:
         PrerequisiteError: A stand-in is missing, the registry that has it is down, or the
@@ -157,14 +165,36 @@ async def resolve_bases(
         found = {name: official.get(name, reference(kind, name)) for name in OFFICIAL}
         return Bases(kind, found, reason)
     registry = home(settings)
-    references = await to_thread.run_sync(standins, registry)
+    try:
+        references = await to_thread.run_sync(_all_standins, registry)
+    except PrerequisiteError:
+        if elsewhere is None or elsewhere == registry:
+            raise
+        try:
+            references = await to_thread.run_sync(_all_standins, elsewhere)
+        except PrerequisiteError as error:
+            # What is wrong with the registry that was asked for is what a person can mend.
+            _log.debug("%s", error)
+            references = {}
+        if not references:
+            raise
+    return Bases(kind, references, reason)
+
+
+def _all_standins(registry: Registry) -> dict[str, str]:
+    """Return each stand-in by digest, by the image's name.
+
+    Raises:
+        PrerequisiteError: One is missing, or the registry does not answer.
+    """
+    references = standins(registry)
     missing = [name for name, found in references.items() if found is None]
     if missing:
         raise PrerequisiteError(
             f"The stand-in for the base image of {' and '.join(missing)} is not on {registry}",
             remedy="Run `make setup`.",
         )
-    return Bases(kind, cast("dict[str, str]", references), reason)
+    return cast("dict[str, str]", references)
 
 
 def standins(registry: Registry) -> dict[str, str | None]:

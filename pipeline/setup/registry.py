@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "127.0.0.1:5050"
 TIMEOUT = 5.0
+_VERSION_HEADER = "Docker-Distribution-Api-Version"
 START_LIMIT = 30.0
 MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
@@ -57,7 +58,7 @@ class Registry:
         except (OSError, http.client.HTTPException):
             return "something"
         # The header is part of the protocol, with a password (401) and without (200).
-        version = reply.getheader("Docker-Distribution-Api-Version", "")
+        version = reply.getheader(_VERSION_HEADER, "")
         return "registry" if version == "registry/2.0" else "something"
 
     def digest(self, repository: str, tag: str) -> str | None:
@@ -73,6 +74,9 @@ class Registry:
                 f"The registry on {self} does not answer ({error})", remedy="Run `make setup`."
             ) from error
         if reply.status == http.client.NOT_FOUND:
+            # A registry says that it is one, also of what it does not have.
+            if reply.getheader(_VERSION_HEADER) is None:
+                raise taken(self)
             return None
         digest = reply.getheader("Docker-Content-Digest")
         if reply.status != http.client.OK or digest is None:

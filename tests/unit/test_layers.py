@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cache", "connect", "context", "credentials", "registry", "relay", "trust"}),
     frozenset({"steps"}),
     frozenset({"flow", "report", "console"}),
-    frozenset({"course"}),
+    frozenset({"compare", "course"}),
     frozenset({"__main__"}),
 )
 """The parts of the package, the lowest first. A part imports from its own layer or from below."""

@@ -21,6 +21,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How long the engine waits, in seconds, before it takes something for gone.
+
+    Attributes:
+        answer: Without a byte from the Docker Engine. Answers to the calls that are made here take
+            milliseconds; a busy disk has been seen to take seconds. A registry through which
+            nothing comes for as long has stalled.
+        pulse: Between two questions, during a long wait, whether the Docker Engine still lives.
+        pulse_answer: For the answer to such a question.
+        pulses: How many of them in a row may fail: one that hangs ends the run after about 45 s.
+        close: For the end of a session, whatever happens.
+    """
+
+    answer: float = 60
+    pulse: float = 5
+    pulse_answer: float = 10
+    pulses: int = 3
+    close: float = 9
+
+
+@dataclass(frozen=True, slots=True)
 class Login:
     """Who the client is to a registry."""
 
@@ -194,5 +215,5 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Remove everything that the session made."""
 
-    async def sweep(self, session: str) -> None:
-        """Remove everything that another session, which is dead, has left."""
+    async def sweep(self, session: str) -> bool:
+        """Remove everything that another session, which is dead, has left; tell whether it went."""

@@ -10,13 +10,19 @@ not, and is refused on connecting.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import http.client
 import io
 import json
 import logging
+import math
 import os
 import shutil
+import signal
+import socket
 import tarfile
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
@@ -24,15 +30,26 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 import anyio
 import docker
 import docker.errors
+import docker.transport
 import requests.exceptions
+import urllib3.exceptions
 from anyio import to_thread
+from docker.utils import decode_json_header
 
 from pipeline.engine.core.errors import BackendError, BackendGone, ExecFailed, NotFound
 
-from . import ImageInfo, Login
+from . import ImageInfo, Limits, Login
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from pipeline.engine.core.tree import Tree
 
@@ -44,18 +61,24 @@ T = TypeVar("T")
 LABEL = "io.slipway.session"
 # Repository under which images that the cache needs are tagged, so that they are not dangling.
 CACHE = "slipway-cache"
-# Seconds without an answer after which a call to the Docker Engine has failed. Answers to the
-# calls that are made here take milliseconds; a busy disk has been seen to take seconds.
-ANSWER_LIMIT = 60
-# Seconds without any progress after which a registry counts as stalled.
-STALL_LIMIT = 60
-# How often a long wait asks whether the Docker Engine still lives, and how often in a row that
-# may fail: an engine that hangs ends the run in about 45 s.
-_PULSE_SECONDS, _PULSE_LIMIT, _PULSES = 5, 10, 3
+# What the tag of an image begins with that was not on the Docker Engine before this one pulled it.
+_PULLED = "pulled-"
 # Bytes kept of a command's output, each of stdout and stderr.
 OUTPUT_LIMIT = 64 << 20
 _CUT = b"\n[output cut: more than 64 MiB]\n"
+# The driver that keeps bytes as they are: json-file puts U+FFFD for what is not UTF-8. It must not
+# throw the beginning away when there is much.
+_LOGS = {"Type": "local", "Config": {"max-size": "64g", "max-file": "1", "compress": "false"}}
 _STOP_SECONDS = 5
+_CHUNK = 1 << 20
+_CHUNK = 1 << 21
+_STDOUT, _STDERR = 1, 2
+# Seconds that pruning may wait for one answer: it removes many gigabytes at once.
+_PRUNE_LIMIT = 600
+# What a full disk says; it is this host's, and no sign that the Docker Engine is gone.
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+# The environment variable by which a program that a killed session left is known.
+_MARK = "SLIPWAY_SESSION"
 _PLUGIN_FOLDERS = (
     "~/.docker/cli-plugins",
     "/usr/local/lib/docker/cli-plugins",
@@ -74,6 +97,18 @@ def find_buildx() -> str | None:
     return shutil.which("docker-buildx")
 
 
+# How a connection to the Docker Engine breaks, at each of the layers that read from it.
+_BROKEN = (
+    docker.errors.DockerException,
+    docker.errors.StreamParseError,
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    tarfile.TarError,
+    OSError,
+)
+
+
 @contextlib.contextmanager
 def _translated(doing: str) -> Iterator[None]:
     """Translate what docker and requests raise, once, here."""
@@ -85,9 +120,19 @@ def _translated(doing: str) -> Iterator[None]:
     except docker.errors.APIError as e:
         msg = f"{doing}: {e.explanation or e}"
         raise BackendError(msg) from e
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as e:
+    except _BROKEN as e:
+        if isinstance(e, OSError) and e.errno in _FULL:
+            msg = f"{doing}: {e.strerror} ({e.filename or 'on this host'}); make room and run again"
+            raise BackendError(msg) from e
         msg = f"{doing}: the Docker Engine does not answer ({_short(e)})"
         raise BackendGone(msg) from e
+
+
+def _timed_out(error: BaseException | None) -> bool:
+    """Tell whether a call was given up because nothing came for too long."""
+    return isinstance(error, TimeoutError | requests.exceptions.Timeout) or (
+        isinstance(error, _BROKEN) and "timed out" in str(error).lower()
+    )
 
 
 def _short(error: BaseException) -> str:
@@ -111,14 +156,68 @@ def _auth(login: Login | None) -> dict[str, str] | None:
     return {"username": login.username, "password": login.password} if login else None
 
 
+class _Pool(docker.transport.unixconn.UnixHTTPConnectionPool):
+    """Connections to one socket, all of which are known."""
+
+    live: weakref.WeakSet[Any]
+
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()
+        self.live.add(connection)
+        return connection
+
+
+class _Adapter(docker.transport.UnixHTTPAdapter):
+    """The transport of docker-py, with an end for calls that the Docker Engine never answers.
+
+    A thread that waits for an answer cannot be cancelled, and a process does not exit before its
+    threads have. Shutting their sockets down wakes them.
+    """
+
+    def get_connection(self, url: Any, proxies: Any = None) -> Any:  # noqa: ARG002 - docker-py's own
+        with self.pools.lock:
+            pool = self.pools.get("")
+            if pool is None:
+                pool = _Pool(url, self.socket_path, self.timeout, maxsize=self.max_pool_size)
+                pool.live = weakref.WeakSet()
+                self.pools[""] = pool
+        return pool
+
+    def abort(self) -> None:
+        """Break every connection that is in use."""
+        with self.pools.lock:
+            pool = self.pools.get("")
+        for connection in list(pool.live) if pool is not None else ():
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _open(host: str, answer: float) -> docker.APIClient:
+    limit: Any = answer  # docker-py's types want whole seconds; it does not
+    api = docker.APIClient(base_url=host, version="auto", timeout=limit, max_pool_size=64)
+    # docker-py reads proxies and more from its configuration file; credentials come
+    # from the client of the engine alone.
+    api._auth_configs = docker.auth.AuthConfig({})  # type: ignore[attr-defined]
+    if host.startswith("unix://"):
+        api.get_adapter("http+docker://").close()
+        api.mount("http+docker://", _Adapter(host.removeprefix("unix:"), limit, max_pool_size=64))
+    return api
+
+
 class DockerBackend:
     """One session's use of a Docker Engine; ``connect`` makes one."""
 
-    def __init__(self, api: docker.APIClient, host: str, session: str, folder: Path) -> None:
+    def __init__(
+        self, api: docker.APIClient, host: str, session: str, folder: Path, limits: Limits
+    ) -> None:
         self._api = api
         self._host = host
         self._session = session
         self._folder = folder
+        self._limits = limits
+        self._ends = math.inf
+        self._scopes: set[anyio.CancelScope] = set()
         self._threads = anyio.CapacityLimiter(100)
         self._network: tuple[str, str] | None = None
         self._network_lock = anyio.Lock()
@@ -127,29 +226,23 @@ class DockerBackend:
         self.platform = ""
 
     @classmethod
-    async def connect(cls, host: str, session: str, folder: Path) -> DockerBackend:
+    async def connect(
+        cls, host: str, session: str, folder: Path, limits: Limits | None = None
+    ) -> DockerBackend:
         """Connect to a Docker Engine.
 
         Args:
             host: Its address, as in DOCKER_HOST.
             session: The label of everything that is made.
-            folder: The session's folder, where running programs are noted.
+            folder: The session's folder, for what programs answer in files.
+            limits: How long to wait; by default as ``Limits`` says.
 
         Raises:
             BackendError: It does not answer, or it cannot serve this engine.
         """
-
-        def open_client() -> docker.APIClient:
-            api = docker.APIClient(
-                base_url=host, version="auto", timeout=ANSWER_LIMIT, num_pools=4, max_pool_size=64
-            )
-            # docker-py reads proxies and more from its configuration file; credentials come
-            # from the client of the engine alone.
-            api._auth_configs = docker.auth.AuthConfig({})  # type: ignore[attr-defined]
-            return api
-
-        with _translated(f"cannot connect to {host}"), anyio.fail_after(ANSWER_LIMIT):
-            api = await to_thread.run_sync(open_client, abandon_on_cancel=True)
+        limits = limits or Limits()
+        with _translated(f"cannot connect to {host}"), anyio.fail_after(limits.answer):
+            api = await to_thread.run_sync(_open, host, limits.answer, abandon_on_cancel=True)
             info = await to_thread.run_sync(api.info, abandon_on_cancel=True)
         status = {row[0]: row[1] for row in info.get("DriverStatus") or []}
         if "containerd" in status.get("driver-type", ""):
@@ -159,7 +252,7 @@ class DockerBackend:
                 "or use Dagger"
             )
             raise BackendError(msg)
-        backend = cls(api, host, session, folder)
+        backend = cls(api, host, session, folder, limits)
         machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(
             info["Architecture"], info["Architecture"]
         )
@@ -175,17 +268,25 @@ class DockerBackend:
                 partial(call, *args, **kwargs), abandon_on_cancel=True, limiter=self._threads
             )
 
-    async def _watched(self, doing: str, work: Awaitable[T]) -> T:
-        """Do work that may take long, and fail when the Docker Engine dies meanwhile."""
+    async def _watched(
+        self,
+        doing: str,
+        work: Awaitable[T],
+        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> T:
+        """Do work that may take long, and fail when the Docker Engine dies meanwhile.
+
+        What is done ``beside`` it ends with it.
+        """
         result: list[T] = []
         gone: list[bool] = []
 
         async def pulse(scope: anyio.CancelScope) -> None:
             missed = 0
-            while missed < _PULSES:
-                await anyio.sleep(_PULSE_SECONDS)
+            while missed < self._limits.pulses:
+                await anyio.sleep(self._limits.pulse)
                 try:
-                    with anyio.fail_after(_PULSE_LIMIT):
+                    with anyio.fail_after(self._limits.pulse_answer):
                         await self._call("ping", self._api.ping)
                     missed = 0
                 except (TimeoutError, BackendError):
@@ -197,6 +298,8 @@ class DockerBackend:
             try:
                 async with anyio.create_task_group() as tg:
                     tg.start_soon(pulse, scope)
+                    if beside is not None:
+                        tg.start_soon(beside)
                     result.append(await work)
                     tg.cancel_scope.cancel()
             except BaseExceptionGroup as group:
@@ -209,19 +312,45 @@ class DockerBackend:
             raise BackendGone(msg)
         return result[0]
 
-    def _stream(self, doing: str, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a progress stream; an error row is an error."""
+    @contextlib.contextmanager
+    def _closing(self, limit: float = math.inf) -> Iterator[anyio.CancelScope]:
+        """Do something that must be done, on cancellation too, until the session's end is due."""
+        deadline = min(anyio.current_time() + limit, self._ends)
+        with anyio.CancelScope(shield=True, deadline=deadline) as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    def hurry(self) -> float:
+        """Begin the end of the session; return when it is due, whatever is still to be done."""
+        self._ends = min(self._ends, anyio.current_time() + self._limits.close)
+        for scope in self._scopes:
+            scope.deadline = min(scope.deadline, self._ends)
+        return self._ends
+
+    async def _registry(self, doing: str, reference: str, call: Callable[[], T]) -> T:
+        """Make a call in which the Docker Engine waits for a registry."""
         try:
-            for row in rows:
-                if "error" in row:
-                    msg = f"{doing}: {row['error'].strip()}"
-                    raise BackendError(msg)
-                yield row
-        except requests.exceptions.RequestException as e:
-            if "timed out" in str(e).lower():
-                msg = f"{doing}: the registry made no progress for {STALL_LIMIT} s"
+            return await self._watched(doing, self._call(doing, call))
+        except NotFound as e:
+            raise BackendError(str(e)) from e
+        except BackendGone as e:
+            if _timed_out(e.__cause__):
+                host = reference.partition("/")[0]
+                msg = f"{doing}: the registry {host} made no progress for {self._limits.answer:g} s"
                 raise BackendError(msg) from e
             raise
+
+    @staticmethod
+    def _stream(doing: str, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a progress stream; an error row is an error."""
+        for row in rows:
+            if "error" in row:
+                msg = f"{doing}: {row['error'].strip()}"
+                raise BackendError(msg)
+            yield row
 
     # --- images -------------------------------------------------------------------------------
 
@@ -252,12 +381,8 @@ class DockerBackend:
         doing = f"cannot pull {reference}"
         name, version = _split(reference)
         if not version.startswith("sha256:"):
-            try:
-                found = await self._call(
-                    doing, self._api.inspect_distribution, reference, auth_config=_auth(login)
-                )
-            except NotFound as e:
-                raise BackendError(str(e)) from e
+            look = partial(self._api.inspect_distribution, reference, auth_config=_auth(login))
+            found = await self._registry(doing, reference, look)
             version = found["Descriptor"]["digest"]
         pinned = f"{name}@{version}"
         info = await self.inspect(pinned)
@@ -270,20 +395,19 @@ class DockerBackend:
                 for _ in self._stream(doing, rows):
                     pass
 
-            try:
-                await self._watched(doing, self._call(doing, pull))
-            except NotFound as e:
-                raise BackendError(str(e)) from e
+            await self._registry(doing, reference, pull)
             info = await self.inspect(pinned)
+            if info is not None:
+                await self._keep(info.id, _PULLED)
         if info is None:
             msg = f"{doing}: the registry answered, but the image did not arrive"
             raise BackendError(msg)
         await self._keep(info.id)
         return info
 
-    async def _keep(self, image: str) -> None:
+    async def _keep(self, image: str, mark: str = "") -> None:
         """Tag an image, so that nobody takes it for garbage."""
-        tag = image.removeprefix("sha256:")[:32]
+        tag = mark + image.removeprefix("sha256:")[:32]
         await self._call(f"tag {image}", self._api.tag, image, CACHE, tag)
 
     async def compose(
@@ -358,6 +482,7 @@ class DockerBackend:
         if "DOCKER_CONFIG" in os.environ:
             env["DOCKER_CONFIG"] = os.environ["DOCKER_CONFIG"]
         env["DOCKER_HOST"] = self._host
+        env[_MARK] = self._session
         target = f"target {spec.target}" if spec.target else "the last stage"
         doing = f"cannot build {target} of {spec.dockerfile}"
         code, output = await self._watched(doing, self._program(command, env))
@@ -375,8 +500,6 @@ class DockerBackend:
         async with await anyio.open_process(
             command, env=env, stdin=-3, stdout=-3, stderr=-1, start_new_session=True
         ) as process:
-            note = self._folder / f"pid-{process.pid}"
-            note.write_text(start_time(process.pid) or "")
             try:
                 stream = process.stderr
                 if stream is not None:
@@ -391,14 +514,14 @@ class DockerBackend:
                     with contextlib.suppress(ProcessLookupError):
                         process.kill()
                 raise
-            finally:
-                note.unlink(missing_ok=True)
         return code, b"".join(chunks).decode(errors="replace")
 
     async def push(self, image: str, reference: str, login: Login | None) -> str:
         """See ``Backend``."""
         doing = f"cannot push {reference}"
         name, tag = _split(reference)
+        # Docker pushes what has the name here. Whoever had it before gets it back.
+        before = await self.inspect(reference)
         await self._call(doing, self._api.tag, image, name, tag, force=True)
 
         def push() -> str:
@@ -411,10 +534,14 @@ class DockerBackend:
             return digest
 
         try:
-            digest = await self._watched(doing, self._call(doing, push))
+            digest = await self._registry(doing, reference, push)
         finally:
-            with anyio.CancelScope(shield=True), contextlib.suppress(BackendError, NotFound):
-                await self._call(doing, self._api.remove_image, f"{name}:{tag}", noprune=True)
+            with self._closing(self._limits.answer), contextlib.suppress(BackendError, NotFound):
+                if before is None:
+                    own = f"{name}:{tag}"
+                    await self._call(doing, self._api.remove_image, own, noprune=True)
+                else:
+                    await self._call(doing, self._api.tag, before.id, name, tag, force=True)
         if not digest:
             msg = f"{doing}: the registry did not name a digest"
             raise BackendError(msg)
@@ -428,7 +555,11 @@ class DockerBackend:
             temporary = path.with_name(f".{path.name}.part")
             try:
                 with temporary.open("wb") as out:
-                    for chunk in self._api.get_image(image):
+                    # Docker is silent until it has everything together.
+                    api: Any = self._api
+                    url = api._url("/images/{0}/get", image)
+                    answer = api._get(url, stream=True, timeout=None)
+                    for chunk in api._stream_raw_result(answer, _CHUNK, decode=False):
                         out.write(chunk)
                 temporary.replace(path)
             finally:
@@ -456,7 +587,7 @@ class DockerBackend:
                 "NetworkMode": spec.network or "default",
                 "Privileged": spec.privileged,
                 "Init": spec.init,
-                "LogConfig": {"Type": "json-file", "Config": {}},
+                "LogConfig": _LOGS,
             },
         }
         name = f"slipway-{self._session}-{os.urandom(4).hex()}"
@@ -466,20 +597,37 @@ class DockerBackend:
             row = await self._call(
                 "cannot make a container", self._api.create_container_from_config, body, name
             )
-            yield DockerHandle(self, row["Id"], spec)
+            handle = DockerHandle(self, row["Id"], spec)
+            try:
+                yield handle
+            finally:
+                handle.hang_up()
         finally:
-            with anyio.move_on_after(ANSWER_LIMIT, shield=True):
-                await self._discard(name)
+            await self._discard(
+                f"container {name}", self._api.remove_container, name, force=True, v=True
+            )
 
-    async def _discard(self, name: str) -> None:
-        try:
-            await self._call("remove", self._api.remove_container, name, force=True, v=True)
-        except NotFound:
-            pass
-        except BackendError as e:
-            # Nothing more can be done here; the next session's sweep will find it.
-            logger.warning("container %s is left: %s", name, e)
-            self._left = True
+    async def _discard(
+        self, what: str, remove: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> bool:
+        """Remove something; what cannot be removed now is noted, for a sweep to find it.
+
+        Returns:
+            Whether it is gone.
+        """
+        why = "the Docker Engine does not answer in time"
+        with self._closing(self._limits.answer):
+            try:
+                await self._call(f"cannot remove {what}", remove, *args, **kwargs)
+            except NotFound:
+                return True
+            except BackendError as e:
+                why = str(e)
+            else:
+                return True
+        logger.warning("%s is left: %s", what, why)
+        self._left = True
+        return False
 
     @contextlib.asynccontextmanager
     async def volume(self) -> AsyncIterator[str]:
@@ -490,12 +638,7 @@ class DockerBackend:
             await self._call(doing, self._api.create_volume, own, labels={LABEL: self._session})
             yield own
         finally:
-            with anyio.move_on_after(ANSWER_LIMIT, shield=True):
-                try:
-                    await self._call("remove", self._api.remove_volume, own, force=True)
-                except (BackendError, NotFound) as e:
-                    logger.warning("volume %s is left: %s", own, e)
-                    self._left = True
+            await self._discard(f"volume {own}", self._api.remove_volume, own, force=True)
 
     async def cache_volume(self, name: str) -> bool:
         """See ``Backend``."""
@@ -524,23 +667,46 @@ class DockerBackend:
 
     async def close(self) -> None:
         """See ``Backend``."""
-        if self._left or self._network is not None:
-            await self.sweep(self._session)
-        self._api.close()
+        try:
+            if self._left or self._network is not None:
+                self._left = True
+                if await self.sweep(self._session):
+                    self._left = False
+        except BackendError as e:
+            logger.warning("what this session made is left: %s", e)
+        finally:
+            adapter = self._api.adapters.get("http+docker://")
+            if isinstance(adapter, _Adapter):
+                adapter.abort()
+            self._api.close()
 
-    async def sweep(self, session: str) -> None:
+    @property
+    def left(self) -> bool:
+        """Tell whether something of this session may still be there."""
+        return self._left
+
+    async def sweep(self, session: str) -> bool:
         """See ``Backend``."""
-        mine = {"label": f"{LABEL}={session}"}
+        api, mine = self._api, {"label": f"{LABEL}={session}"}
         doing = f"remove what session {session} left"
-        for row in await self._call(doing, self._api.containers, all=True, filters=mine):
-            await self._discard(row["Id"])
-        volumes = await self._call(doing, self._api.volumes, filters=mine)
+        await to_thread.run_sync(_end_programs, session)
+        gone = []
+        for row in await self._call(doing, api.containers, all=True, filters=mine):
+            what = f"container {row['Names'][0] if row['Names'] else row['Id']}"
+            remove = partial(api.remove_container, row["Id"], force=True, v=True)
+            gone.append(await self._discard(what, remove))
+        volumes = await self._call(doing, api.volumes, filters=mine)
         for row in volumes.get("Volumes") or []:
-            with contextlib.suppress(NotFound):
-                await self._call(doing, self._api.remove_volume, row["Name"], force=True)
-        for row in await self._call(doing, self._api.networks, filters=mine):
-            with contextlib.suppress(NotFound):
-                await self._call(doing, self._api.remove_network, row["Id"])
+            remove = partial(api.remove_volume, row["Name"], force=True)
+            gone.append(await self._discard(f"volume {row['Name']}", remove))
+        for row in await self._call(doing, api.networks, filters=mine):
+            remove = partial(api.remove_network, row["Id"])
+            gone.append(await self._discard(f"network {row['Name']}", remove))
+        # A command's filesystem that was kept, but not yet described anew (see ``commit``).
+        for row in await self._call(doing, api.images, all=True, filters=mine):
+            remove = partial(api.remove_image, row["Id"], force=True)
+            gone.append(await self._discard(f"image {row['Id']}", remove))
+        return all(gone)
 
 
 class DockerHandle:
@@ -551,6 +717,7 @@ class DockerHandle:
         self._backend = backend
         self._api = backend._api
         self._spec = spec
+        self._stdin: Any = None
 
     async def _call(self, doing: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         return await self._backend._call(doing, call, *args, **kwargs)
@@ -563,11 +730,19 @@ class DockerHandle:
         """See ``Handle``."""
 
         def fetch(at: str) -> tuple[str, Tree | None]:
-            chunks, info = self._api.get_archive(self.id, at)
-            if info.get("linkTarget"):
-                return info["linkTarget"], None
-            with contextlib.closing(_Reader(chunks)) as reader:
-                return "", read(cast("IO[bytes]", reader), info["name"].strip("/"))
+            api: Any = self._api
+            url = api._url("/containers/{0}/archive", self.id)
+            # Closed here: docker-py would leave the connection to the garbage collector.
+            with contextlib.closing(api._get(url, params={"path": at}, stream=True)) as answer:
+                api._raise_for_status(answer)
+                info = decode_json_header(answer.headers["X-Docker-Container-Path-Stat"])
+                if info.get("linkTarget"):
+                    return info["linkTarget"], None
+                with contextlib.closing(_Reader(answer.iter_content(_CHUNK))) as reader:
+                    tree = read(cast("IO[bytes]", reader), info["name"].strip("/"))
+                    # What pads the archive; with it the connection can serve again.
+                    reader.read()
+                    return "", tree
 
         at = path
         for _hop in range(40):
@@ -584,9 +759,8 @@ class DockerHandle:
 
     async def start(self) -> None:
         """See ``Handle``."""
-        sock = None
         if self._spec.stdin is not None:
-            sock = await self._call(
+            self._stdin = await self._call(
                 "cannot attach", self._api.attach_socket, self.id, {"stdin": 1, "stream": 1}
             )
         try:
@@ -600,44 +774,72 @@ class DockerHandle:
             if "permission denied" in text:
                 raise ExecFailed(self._spec.command, 126, "", text) from e
             raise BackendError(text) from e
-        if sock is not None:
-            raw = getattr(sock, "_sock", sock)
 
-            def send() -> None:
-                # A command that ends without reading its input breaks the pipe; that is its
-                # right, as in a shell.
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    raw.sendall(self._spec.stdin or b"")
-                    raw.shutdown(1)
-                sock.close()
+    def hang_up(self) -> None:
+        """Close the connection to the command's input, which docker-py leaves open."""
+        response = getattr(self._stdin, "_response", None)
+        if response is not None:
+            response.close()
 
+    async def _feed(self) -> None:
+        """Write the command's input, which it may read as late as it wants."""
+        sock = self._stdin
+        if sock is None:
+            return
+        raw = getattr(sock, "_sock", sock)
+
+        def send() -> None:
+            # A command that ends without reading its input breaks the pipe; that is its
+            # right, as in a shell. Whether Docker is gone, the wait for the command tells.
+            with contextlib.suppress(OSError):
+                raw.settimeout(None)
+                raw.sendall(self._spec.stdin or b"")
+                raw.shutdown(socket.SHUT_WR)
+
+        try:
             await self._call("cannot write to the command", send)
+        finally:
+            # Wakes the thread, which nothing else does when the command never reads.
+            with contextlib.suppress(OSError):
+                raw.shutdown(socket.SHUT_RDWR)
 
     async def wait(self) -> int:
         """See ``Handle``."""
         doing = "cannot wait for the command"
-        # A command may take as long as it wants; the pulse ends the wait when Docker is gone.
+        # It may take as long as it wants; the pulse ends the wait when Docker is gone.
         wait = self._call(doing, self._api.wait, self.id, timeout=None)
-        answer = await self._backend._watched(doing, wait)
-        return int(answer["StatusCode"])
+
+        async def ended() -> int:
+            answer = await wait
+            return int(answer["StatusCode"])
+
+        return await self._backend._watched(doing, ended(), self._feed)
 
     async def logs(self) -> tuple[bytes, bytes]:
         """See ``Handle``."""
+        return await self._call("cannot read the output", self._output)
 
-        def read(stream: str) -> bytes:
-            out = bytearray()
-            chunks = self._api.logs(
-                self.id, stdout=stream == "stdout", stderr=stream == "stderr", stream=True,
-                follow=False,
-            )  # fmt: skip
-            for chunk in chunks:
-                out += chunk
-                if len(out) > OUTPUT_LIMIT:
-                    return bytes(out[:OUTPUT_LIMIT]) + _CUT
-            return bytes(out)
-
-        stdout = await self._call("cannot read the output", read, "stdout")
-        return stdout, await self._call("cannot read the output", read, "stderr")
+    def _output(self) -> tuple[bytes, bytes]:
+        api: Any = self._api
+        url = api._url("/containers/{0}/logs", self.id)
+        answer = api._get(url, params={"stdout": 1, "stderr": 1}, stream=True)
+        api._raise_for_status(answer)
+        # Frames of a stream's number, three zeros, a length, and so many bytes; see "Stream
+        # format" of the Docker Engine's API.
+        parts, rest = {_STDOUT: bytearray(), _STDERR: bytearray()}, b""
+        with contextlib.closing(answer):
+            while chunk := answer.raw.read(_CHUNK):
+                data, at = rest + chunk, 0
+                while at + 8 <= len(data):
+                    end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
+                    if end > len(data):
+                        break
+                    part = parts[data[at]]
+                    if len(part) <= OUTPUT_LIMIT:
+                        part += data[at + 8 : end]
+                    at = end
+                rest = data[at:]
+        return _limited(parts[_STDOUT]), _limited(parts[_STDERR])
 
     async def address(self) -> str:
         """See ``Handle``."""
@@ -649,18 +851,37 @@ class DockerHandle:
 
     async def commit(self) -> str:
         """See ``Handle``."""
-        backend = self._backend
-        # Values of the environment may be secret: none reaches even this passing image.
-        conf = {"Env": [f"{name}=" for name, _ in self._spec.env], "Labels": {LABEL: ""}}
-        row = await self._call("cannot commit", self._api.commit, self.id, conf=conf)
-        passing = row["Id"]
-        info = await backend.inspect(passing)
-        if info is None:
-            msg = "cannot commit: the image is not there"
-            raise BackendError(msg)
-        image = await backend.compose(info.layers, {}, like=passing, platform=info.platform)
-        await self._call("cannot remove", self._api.remove_image, passing, noprune=True)
+        # Docker keeps the command's environment in what it makes, where a value may be secret, so
+        # this passing image must go, whatever happens: once begun, it is carried through. It has
+        # the session's label, for the next session to find when this process is killed here.
+        backend, image = self._backend, ""
+        doing = "cannot keep what the command wrote"
+        try:
+            with backend._closing():
+                passing = await backend._watched(doing, self._call(doing, self._keep))
+                info = await backend.inspect(passing)
+                if info is None:
+                    msg = f"{doing}: the image is not there"
+                    raise BackendError(msg)
+                image = await backend.compose(info.layers, {}, like=passing, platform=info.platform)
+                await self._call(doing, self._api.remove_image, passing, noprune=True)
+        finally:
+            backend._left = backend._left or not image
+        if not image:
+            msg = f"{doing}: the session has ended"
+            raise BackendGone(msg)
         return image
+
+    def _keep(self) -> str:
+        conf = {
+            "Env": [f"{name}=" for name, _ in self._spec.env],
+            "Labels": {LABEL: self._backend._session},
+        }
+        api: Any = self._api
+        params = {"container": self.id}
+        # Docker is silent until it has read everything that the command wrote.
+        answer = api._post_json(api._url("/commit"), data=conf, params=params, timeout=None)
+        return str(api._result(answer, json=True)["Id"])
 
     async def stop(self, *, kill: bool = False) -> None:
         """See ``Handle``."""
@@ -669,6 +890,12 @@ class DockerHandle:
                 await self._call("cannot stop", self._api.kill, self.id)
             else:
                 await self._call("cannot stop", self._api.stop, self.id, timeout=_STOP_SECONDS)
+
+
+def _limited(output: bytearray) -> bytes:
+    if len(output) <= OUTPUT_LIMIT:
+        return bytes(output)
+    return bytes(output[:OUTPUT_LIMIT]) + _CUT
 
 
 class _Reader(io.RawIOBase):
@@ -738,16 +965,18 @@ def _build_failure(output: str) -> str:
     return "\n".join(errors or lines[-20:])
 
 
-def start_time(pid: int) -> str | None:
-    """Return when a process was started, in the kernel's own count; None when it is gone.
-
-    A pid and its start time name a process for good (proc_pid_stat(5), field 22).
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return stat.rpartition(")")[2].split()[19]
+def _end_programs(session: str) -> None:
+    """Kill the programs of a session that is dead; its mark is in their environment."""
+    mark = f"{_MARK}={session}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            marked = mark in (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            # It is gone, or somebody else's.
+            continue
+        if marked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def remove_caches(host: str, sessions: Sequence[str]) -> tuple[int, int, int]:
@@ -761,27 +990,54 @@ def remove_caches(host: str, sessions: Sequence[str]) -> tuple[int, int, int]:
         How many images and volumes went, and the bytes that the Docker Engine got back.
     """
     with _translated(f"cannot prune {host}"):
-        api = docker.APIClient(base_url=host, version="auto", timeout=10 * ANSWER_LIMIT)
+        api = docker.APIClient(base_url=host, version="auto", timeout=_PRUNE_LIMIT)
         with contextlib.closing(api):
             before = _disk_usage(api)
             for session in sessions:
                 mine = {"label": f"{LABEL}={session}"}
+                _end_programs(session)
                 for row in api.containers(all=True, filters=mine):
-                    api.remove_container(row["Id"], force=True, v=True)
+                    _removed(api.remove_container, row["Id"], force=True, v=True)
                 for row in api.volumes(filters=mine).get("Volumes") or []:
-                    api.remove_volume(row["Name"], force=True)
+                    _removed(api.remove_volume, row["Name"], force=True)
                 for row in api.networks(filters=mine):
-                    api.remove_network(row["Id"])
-            tags = [tag for row in api.images(CACHE) for tag in row["RepoTags"] or ()]
-            for tag in tags:
-                api.remove_image(tag)
-            kept = {"label": "io.slipway.cache=volume"}
-            volumes = api.volumes(filters=kept).get("Volumes") or []
-            for row in volumes:
-                api.remove_volume(row["Name"], force=True)
+                    _removed(api.remove_network, row["Id"])
+                for row in api.images(all=True, filters=mine):
+                    _removed(api.remove_image, row["Id"], force=True)
+            images = sum(_forget(api, row["Id"]) for row in api.images(CACHE))
+            volumes = 0
+            for row in api.volumes(filters={"label": "io.slipway.cache=volume"})["Volumes"] or []:
+                volumes += _removed(api.remove_volume, row["Name"], force=True)
             api.prune_builds(all=True)
             after = _disk_usage(api)
-    return len(tags), len(volumes), max(0, before - after)
+    return images, volumes, max(0, before - after)
+
+
+def _forget(api: docker.APIClient, image: str) -> bool:
+    """Remove the names that the engine gave an image, and itself where it has no other."""
+    inspect: Callable[[str], dict[str, Any]] = api.inspect_image
+    try:
+        row = inspect(image)
+    except docker.errors.NotFound:
+        return False
+    names = row.get("RepoTags") or []
+    ours = [name for name in names if name.startswith(f"{CACHE}:")]
+    if any(name.startswith(f"{CACHE}:{_PULLED}") for name in ours) and len(ours) == len(names):
+        # By the digest that it was pulled by; nobody has given it a name since.
+        ours += row.get("RepoDigests") or []
+    removed = [_removed(api.remove_image, name) for name in ours]
+    return all(removed)
+
+
+def _removed(remove: Callable[..., object], name: str, **how: bool) -> bool:
+    """Remove something, unless it is gone already or somebody else's container uses it."""
+    try:
+        remove(name, **how)
+    except docker.errors.APIError as e:
+        if e.status_code not in {404, 409}:
+            raise
+        return False
+    return True
 
 
 def _disk_usage(api: docker.APIClient) -> int:

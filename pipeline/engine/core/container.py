@@ -499,6 +499,14 @@ def mount_at(state: State, path: str) -> Mount | None:
     return max(found, key=lambda m: len(m.path), default=None)
 
 
+def registry_of(address: str) -> str:
+    """Return the registry's host of an image reference, as Docker reads it."""
+    host, slash, _ = address.partition("/")
+    if slash and ("." in host or ":" in host or host == "localhost"):
+        return host
+    return "docker.io"
+
+
 def numeric_owner(owner: str, passwd: str, group: str) -> tuple[int, int]:
     """Resolve ``user[:group]`` by the container's own account files.
 

@@ -1,7 +1,8 @@
 """What a Dockerfile depends on besides its context.
 
 A build is remembered from one session to the next only when every image that it names is pinned
-by a digest. Otherwise BuildKit is asked each time, which looks the tags up.
+by a digest, and nothing is added from elsewhere. Otherwise BuildKit is asked each time, which
+looks again.
 """
 
 from __future__ import annotations
@@ -10,23 +11,37 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 _CONTINUATION = re.compile(r"\\[ \t]*\n")
 _ARG = re.compile(r"^\s*ARG\s+([A-Za-z_]\w*)(?:=(\S*))?", re.IGNORECASE)
 _FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _OTHER_STAGE = re.compile(r"(?:--from=|[,=]from=)([^\s,]+)")
+_ADD = re.compile(r"^\s*ADD\s", re.IGNORECASE)
+# A URL or a repository; a variable may stand for one.
+_ELSEWHERE = re.compile(r"://|git@|\$")
+# https://docs.docker.com/reference/dockerfile/#parser-directives: before the first instruction.
+_FRONTEND = re.compile(r"\ufeff?(?:\s*(?:#|//).*\n)*?\s*(?:#|//)\s*syntax\s*=", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$(?:\{(\w+)(?::-([^}]*))?\}|(\w+))")
 
 
+def _takes_elsewhere(line: str, stages: Collection[str]) -> bool:
+    if _ADD.match(line) and _ELSEWHERE.search(line) and "--checksum=" not in line:
+        return True
+    return any(
+        name.lower() not in stages and not name.isdecimal() and "@sha256:" not in name
+        for name in _OTHER_STAGE.findall(line)
+    )
+
+
 def pinned(text: str, args: Mapping[str, str]) -> bool:
-    """Tell whether all images that a Dockerfile names are given by digest.
+    """Tell whether all that a Dockerfile takes from elsewhere is given by digest.
 
     Args:
         text: The Dockerfile.
         args: Build arguments, which go over the defaults in the file.
     """
-    if re.match(r"#\s*syntax\s*=", text):
+    if _FRONTEND.match(text):
         return False
     values: dict[str, str] = {}
     stages = {"scratch"}
@@ -48,8 +63,6 @@ def pinned(text: str, args: Mapping[str, str]) -> bool:
                 return False
             if stage:
                 stages.add(stage.lower())
-        else:
-            for name in _OTHER_STAGE.findall(line):
-                if name.lower() not in stages and not name.isdecimal() and "@sha256:" not in name:
-                    return False
+        elif _takes_elsewhere(line, stages):
+            return False
     return started

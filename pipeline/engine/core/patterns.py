@@ -7,10 +7,17 @@ whole paths, ``**`` any number of folders, braces).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+
+class Selected(Protocol):
+    """A predicate over relative paths."""
+
+    def __call__(self, path: str, *, folder: bool) -> bool:
+        """Tell whether a path, that of a folder or not, is part of the selection."""
 
 
 def _anchored(patterns: Iterable[str]) -> list[str]:
@@ -26,10 +33,14 @@ def _anchored(patterns: Iterable[str]) -> list[str]:
     return out
 
 
+def _everything(path: str, *, folder: bool) -> bool:  # noqa: ARG001 - it is one predicate of many
+    return True
+
+
 def selector(
     include: Sequence[str] = (), exclude: Sequence[str] = (), gitignore: Sequence[str] = ()
-) -> Callable[[str], bool]:
-    """Return a predicate over relative paths: is this file part of the selection?
+) -> Selected:
+    """Return a predicate over relative paths: is this file or folder part of the selection?
 
     Args:
         include: .dockerignore patterns of what to take; none takes everything.
@@ -37,19 +48,20 @@ def selector(
         gitignore: Lines of a .gitignore at the root, after both.
     """
     if not (include or exclude or gitignore):
-        return lambda _path: True
+        return _everything
     from pathspec import GitIgnoreSpec
 
     wanted = GitIgnoreSpec.from_lines(_anchored(include)) if include else None
     unwanted = GitIgnoreSpec.from_lines(_anchored(exclude)) if exclude else None
     ignored = GitIgnoreSpec.from_lines(gitignore) if gitignore else None
 
-    def selected(path: str) -> bool:
+    def selected(path: str, *, folder: bool) -> bool:
         if wanted is not None and not wanted.match_file(path):
             return False
         if unwanted is not None and unwanted.match_file(path):
             return False
-        return ignored is None or not ignored.match_file(path)
+        # Only .gitignore has patterns for folders alone.
+        return ignored is None or not ignored.match_file(f"{path}/" if folder else path)
 
     return selected
 

@@ -19,6 +19,8 @@ from .errors import NotFound
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from .patterns import Selected
+
 Kind = Literal["file", "dir", "link"]
 
 
@@ -66,7 +68,8 @@ def clean(path: str) -> str:
     return normal
 
 
-def _ancestors(path: str) -> Iterator[str]:
+def ancestors(path: str) -> Iterator[str]:
+    """Yield the folders that a path lies in, the innermost first."""
     parent = posixpath.dirname(path)
     while parent:
         yield parent
@@ -86,7 +89,7 @@ class Tree:
         for entry in entries:
             by_path[entry.path] = entry
         for path in list(by_path):
-            for parent in _ancestors(path):
+            for parent in ancestors(path):
                 found = by_path.get(parent)
                 if found is None or found.kind == "file":
                     by_path[parent] = Entry(parent, "dir", 0o755)
@@ -111,14 +114,23 @@ class Tree:
         """
         wanted = clean(path)
         for _hop in range(40):  # as many as Linux follows (path_resolution(7))
-            entry = self.by_path.get(wanted)
-            if entry is None:
+            link = self._first_link(wanted)
+            if link is None:
                 break
-            if entry.kind != "link":
+            rest = wanted[len(link.path) :]
+            wanted = clean(posixpath.join(posixpath.dirname(link.path), link.content) + rest)
+        entry = self.by_path.get(wanted)
+        if entry is None or entry.kind == "link":
+            msg = f"{path}: no such file or directory"
+            raise NotFound(msg)
+        return entry
+
+    def _first_link(self, path: str) -> Entry | None:
+        for at in (*reversed(list(ancestors(path))), path):
+            entry = self.by_path.get(at)
+            if entry is not None and entry.kind == "link":
                 return entry
-            wanted = clean(posixpath.join(posixpath.dirname(wanted), entry.content))
-        msg = f"{path}: no such file or directory"
-        raise NotFound(msg)
+        return None
 
     def sub(self, path: str) -> Tree:
         """Return the folder at a path as a tree of its own.
@@ -153,14 +165,11 @@ class Tree:
         """Return the sorted paths that match; a folder's ends in ``/``."""
         return [e.path + ("/" if e.kind == "dir" else "") for e in self.entries if matches(e.path)]
 
-    def select(self, selected: Callable[[str], bool]) -> Tree:
-        """Return the tree with the selected files; folders that are left empty go as well."""
-        kept = [
-            e
-            for e in self.entries
-            if selected(e.path + "/" if e.kind == "dir" else e.path) or selected(e.path)
-        ]
-        return Tree.of(kept)
+    def select(self, selected: Selected) -> Tree:
+        """Return the tree with what is selected, and the folders in which that lies."""
+        kept = {e.path for e in self.entries if selected(e.path, folder=e.kind == "dir")}
+        kept |= {parent for path in kept for parent in ancestors(path)}
+        return Tree(tuple(e for e in self.entries if e.path in kept))
 
     def owned(self, owner: tuple[int, int] | None, permissions: int | None = None) -> Tree:
         """Return the tree with another owner, and files with other permission bits."""
@@ -192,7 +201,7 @@ class Tree:
             added.insert(0, Entry(at, "dir", 0o755))
         replaced = {e.path for e in added if e.kind != "dir"}
         kept = [
-            e for e in self.entries if not any(parent in replaced for parent in _ancestors(e.path))
+            e for e in self.entries if not any(parent in replaced for parent in ancestors(e.path))
         ]
         return Tree.of([*kept, *added])
 
@@ -203,6 +212,8 @@ class Tree:
     def without(self, path: str) -> Tree:
         """Return the tree without what a path (which may be a glob) names."""
         gone = clean(path)
+        if not gone:
+            return Tree()
         return Tree(
             tuple(e for e in self.entries if e.path != gone and not e.path.startswith(gone + "/"))
         )

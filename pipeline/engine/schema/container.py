@@ -13,6 +13,7 @@ from pipeline.engine.core import container as c
 from pipeline.engine.core import directory as d
 from pipeline.engine.core.errors import EngineError, NotServed
 from pipeline.engine.core.service import ContainerService, Port, Protocol
+from pipeline.engine.core.tree import Tree
 
 from ._engine import Engine, EnvVariable, Label, refuse, served
 from .query import new_file
@@ -197,7 +198,7 @@ async def with_directory(
     directory = engine.load(source, "Directory")
     if include or exclude or gitignore:
         filter_ = d.Filter(tuple(include or ()), tuple(exclude or ()), gitignore)
-        directory = d.Literal(await engine.solver.filtered(directory, filter_))
+        directory = d.Overlay(d.Literal(Tree()), "", directory, filter_)
     write = c.Write(path, directory=directory, owner=owner, permissions=permissions)
     return container.then(c.WithWrite(write, expand))
 
@@ -489,7 +490,8 @@ async def with_registry_auth(
     engine: Engine, container: c.Container, address: str, username: str, secret: str
 ) -> c.Container:
     """Set the credentials for the registry of an address."""
-    registry = address.removeprefix("https://").removeprefix("http://").partition("/")[0]
+    name = address.removeprefix("https://").removeprefix("http://")
+    registry = c.registry_of(name) if "/" in name else name
     auth = c.Auth(registry, username, engine.load(secret, "Secret"))
     return container.then(c.WithAuth(auth))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import posixpath
 
@@ -23,9 +24,14 @@ async def contents(
     text = (await to_thread.run_sync(engine.store.read, entry.content)).decode(errors="replace")
     if offset_lines is None and limit_lines is None:
         return text
+    for argument, number in (("offsetLines", offset_lines), ("limitLines", limit_lines)):
+        if number is not None and number < 0:
+            msg = f"File.contents: {argument} is negative"
+            raise EngineError(msg)
     first = offset_lines or 0
     last = None if limit_lines is None else first + limit_lines
-    return "".join(itertools.islice(text.splitlines(keepends=True), first, last))
+    lines = io.StringIO(text, newline="\n")
+    return "".join(itertools.islice(lines, first, last))
 
 
 @served("File", "size")

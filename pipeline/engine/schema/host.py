@@ -8,7 +8,7 @@ from anyio import to_thread
 
 from pipeline.engine.core import container as c
 from pipeline.engine.core import directory as d
-from pipeline.engine.core.errors import NotFound
+from pipeline.engine.core.errors import EngineError, NotFound
 from pipeline.engine.core.identity import digest
 from pipeline.engine.core.service import Forward, HostService, Tunnel
 from pipeline.engine.core.tree import Entry
@@ -43,7 +43,11 @@ async def directory(
         def scan() -> d.Literal:
             return d.Literal(engine.store.scan(root, included, excluded, gitignore=gitignore))
 
-        return await to_thread.run_sync(scan)
+        try:
+            return await to_thread.run_sync(scan)
+        except OSError as e:
+            msg = f"{e.filename or root}: {e.strerror}"
+            raise NotFound(msg) from e
 
     if no_cache:
         return await read()
@@ -80,6 +84,9 @@ async def service(
     _engine: Engine, _host: Host, ports: list[dict[str, Any]], host: str = "localhost"
 ) -> HostService:
     """Name ports of a host that the engine reaches."""
+    if not ports:
+        msg = "Host.service: it needs at least one port"
+        raise EngineError(msg)
     return HostService(host, forwards(ports))
 
 

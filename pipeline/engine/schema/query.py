@@ -14,6 +14,8 @@ from pipeline.engine.core.tree import Entry, Tree
 from ._engine import Engine, Host, Query, served
 
 DEFAULT_MODE = 0o644
+# Bytes of a secret's value, as the API documents them.
+_SECRET_LIMIT = 128_000
 
 
 @served("Query", "id")
@@ -101,6 +103,9 @@ async def cache_volume(
 @served("Query", "setSecret")
 async def set_secret(engine: Engine, _query: Query, name: str, plaintext: str) -> Secret:
     """Keep a secret for this session."""
+    if len(plaintext.encode()) > _SECRET_LIMIT:
+        msg = f"setSecret({name}): the value is larger than {_SECRET_LIMIT} bytes"
+        raise EngineError(msg)
     return engine.vault.put(name, plaintext)
 
 
@@ -113,8 +118,11 @@ async def secret(_engine: Engine, _query: Query, uri: str, cache_key: str = "") 
     return Secret(uri, uri=uri, cache_key=cache_key)
 
 
-for _type in ("Container", "Directory", "File", "Secret", "Service", "CacheVolume", "Socket"):
-
-    @served("Query", f"load{_type}FromID")
-    async def _load(engine: Engine, _query: Query, id: str, type_: str = _type) -> Any:
+def _loads(type_: str) -> None:
+    @served("Query", f"load{type_}FromID")
+    async def _load(engine: Engine, _query: Query, id: str) -> Any:
         return engine.load(id, type_)
+
+
+for _type in ("Container", "Directory", "File", "Secret", "Service", "CacheVolume", "Socket"):
+    _loads(_type)

@@ -1,0 +1,110 @@
+"""A Unix socket that leads to another one and can be switched off: how Docker is made to go away.
+
+While it is off, nothing listens and what was connected is cut, as when the daemon has stopped; the
+daemon itself never notices. The socket is in a private folder: who may connect to Docker does not
+change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from anyio.abc import SocketStream, TaskGroup, TaskStatus
+
+_log = logging.getLogger(__name__)
+
+CONNECT_LIMIT = 5.0
+"""Seconds in which the socket behind the relay must accept."""
+
+
+class Relay:
+    """A relay, switched on; made by `relay`.
+
+    Attributes:
+        path: The socket; while the relay is off, it is not there.
+    """
+
+    def __init__(self, path: Path, target: Path, tasks: TaskGroup) -> None:
+        self.path = path
+        self._target = target
+        self._tasks = tasks
+        self._scope: anyio.CancelScope | None = None
+        self._ended = anyio.Event()
+
+    async def open(self) -> None:
+        """Listen, unless it does already."""
+        if self._scope is None:
+            self._ended = anyio.Event()
+            self._scope = await self._tasks.start(self._serve)
+
+    async def close(self) -> None:
+        """Stop listening and cut what is connected; return when both are done."""
+        if self._scope is not None:
+            self._scope.cancel()
+            await self._ended.wait()
+            self._scope = None
+
+    async def _serve(self, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
+        try:
+            with anyio.CancelScope() as scope:
+                listener = await anyio.create_unix_listener(self.path, mode=0o600)
+                async with listener, anyio.create_task_group() as connections:
+                    task_status.started(scope)
+                    await listener.serve(self._handle, connections)
+        finally:
+            self.path.unlink(missing_ok=True)
+            self._ended.set()
+
+    async def _handle(self, near: SocketStream) -> None:
+        async with near:
+            try:
+                with anyio.fail_after(CONNECT_LIMIT):
+                    far = await anyio.connect_unix(self._target)
+            except (OSError, TimeoutError) as error:
+                _log.info("nothing answers behind the relay: %s", error)
+                return
+            async with far, anyio.create_task_group() as both:
+                both.start_soon(_carry, near, far)
+                both.start_soon(_carry, far, near)
+
+
+@contextlib.asynccontextmanager
+async def relay(target: Path) -> AsyncIterator[Relay]:
+    """Yield a relay to a Unix socket, switched on; nothing of it is left afterwards.
+
+    Args:
+        target: The socket that it leads to.
+    """
+    # Short, since the path of a socket has at most 107 bytes, which TMPDIR may exceed.
+    folder = Path(tempfile.mkdtemp(prefix="slipway-", dir="/tmp"))  # it is private
+    try:
+        async with anyio.create_task_group() as tasks:
+            made = Relay(folder / "docker.sock", target, tasks)
+            await made.open()
+            try:
+                yield made
+            finally:
+                tasks.cancel_scope.cancel()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _carry(source: SocketStream, target: SocketStream) -> None:
+    try:
+        async for chunk in source:
+            await target.send(chunk)
+        await target.send_eof()
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+        # One side is gone: the other is closed as well, as it would be without a relay.
+        await anyio.aclose_forcefully(source)
+        await anyio.aclose_forcefully(target)

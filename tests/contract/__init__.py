@@ -1,0 +1,1 @@
+"""What the pipeline may rely on from any engine."""

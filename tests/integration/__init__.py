@@ -1,0 +1,1 @@
+"""Tests against real programs, mostly a Docker Engine."""

@@ -1,0 +1,1 @@
+"""Tests of the embedded engine on a runtime in memory."""
