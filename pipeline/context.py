@@ -21,7 +21,9 @@ import anyio
 from anyio import to_thread
 
 from pipeline import cache, connect, credentials, images, log, registry, source, trust
+from pipeline.config import DEFAULT_REGISTRY
 from pipeline.errors import PipelineError, PrerequisiteError, StepError, UsageError
+from pipeline.setup import registry as standin_registry
 from pipeline.setup.bases import resolve_bases
 from pipeline.setup.docker import Docker, DockerUnreachableError
 
@@ -48,6 +50,7 @@ VERIFY = "tests/verify"
 """The suite of the verify step."""
 
 # How BuildKit tells which instruction failed, where, and what it cannot even begin.
+_BASE = re.compile(r"^ ?> \[internal\] load metadata for (?P<name>.+?):?$", re.MULTILINE)
 _INSTRUCTION = re.compile(r"^ ?> \[[^\]\n]+\] (?P<text>.+?):?$", re.MULTILINE)
 _LINE = re.compile(r"^[^\s:]*Dockerfile:(?P<number>[0-9]+)$", re.MULTILINE)
 _UNSOLVED = re.compile(r"^ERROR: failed to solve: (?P<why>.+?)\.?$", re.MULTILINE)
@@ -346,7 +349,7 @@ async def prepare(settings: Settings) -> AsyncIterator[Context]:
         lambda: to_thread.run_sync(source.read, settings.root),
         # Before the bases: when the registry is down, those that it has are not what is missing.
         lambda: _reachable(settings, client),
-        lambda: resolve_bases(settings),
+        lambda: resolve_bases(settings, elsewhere=standin_registry.loopback(DEFAULT_REGISTRY)),
         lambda: to_thread.run_sync(_docker_socket, settings.docker_host),
         lambda: to_thread.run_sync(trust.check, settings.ca),
     )
@@ -503,6 +506,13 @@ def _unbuilt(file: str, text: str) -> StepError | None:
         text: What the engine says; BuildKit's own words are in it.
     """
     evidence = text.partition("\n")[2].strip("\n")
+    base = _BASE.search(text)
+    if base is not None:
+        return StepError(
+            f"{file}: the base image {base['name']} cannot be had",
+            remedy="See whether its registry is up, then run it again",
+            evidence=evidence,
+        )
     instruction = _INSTRUCTION.search(text)
     if instruction is not None:
         line = _LINE.search(text)

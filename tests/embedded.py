@@ -21,6 +21,8 @@ from pipeline.setup.bases import home, resolve_bases
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+__all__ = ["Endpoint", "Resources", "engine", "resources"]
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:

@@ -194,6 +194,8 @@ class Server:
             row["message"] = f"internal error of the engine: {type(cause).__name__}: {cause}"
         elif row["message"].startswith("Cannot query field"):
             row["message"] += f" It is not served by the embedded engine; {ADVICE}"
+        elif "nested too deeply" in row["message"]:
+            row["message"] += " A chain of about 190 calls is the limit: sync() it half-way."
         text = row["message"].encode(errors="backslashreplace")
         row["message"] = self._engine.vault.scrub(text).decode()
         return row

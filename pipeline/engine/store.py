@@ -74,8 +74,13 @@ class Store:
 
     def add_stream(self, source: IO[bytes]) -> tuple[str, int]:
         """Keep a content; return its digest and size."""
-        hasher, size = hashlib.sha256(), 0
+        chunk = source.read(_CHUNK)
+        hasher, size = hashlib.sha256(chunk), len(chunk)
+        if size < _CHUNK and self.blob(hasher.hexdigest()).exists():
+            # The whole of a small one, as most are, and it is here already.
+            return hasher.hexdigest(), size
         with self._temporary() as (path, out):
+            out.write(chunk)
             while chunk := source.read(_CHUNK):
                 hasher.update(chunk)
                 size += len(chunk)
@@ -311,7 +316,8 @@ class Store:
     def export_file(self, entry: Entry, to: Path) -> None:
         """Write one file to a path of the host, in one rename."""
         to.parent.mkdir(parents=True, exist_ok=True)
-        temporary = to.with_name(f".{to.name}.{secrets.token_hex(4)}")
+        # A name of its own: the file's may be as long as a name can be.
+        temporary = to.with_name(f".slipway-{secrets.token_hex(8)}")
         try:
             shutil.copyfile(self.blob(entry.content), temporary)
             temporary.chmod(entry.mode)

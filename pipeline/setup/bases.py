@@ -75,8 +75,6 @@ _ROOTFS = (
 )
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
-_DEFAULT = loopback(DEFAULT)
-
 
 @dataclass(frozen=True, slots=True)
 class Bases:
@@ -145,7 +143,7 @@ async def resolve_bases(
     *,
     ask: Ask | None = None,
     place: Path | None = None,
-    elsewhere: Registry | None = _DEFAULT,
+    elsewhere: Registry | None = None,
 ) -> Bases:
     """Return the bases of a run, by digest.
 

@@ -94,7 +94,8 @@ async def _push(ctx: Context, image: str) -> Ran:
 def _refused(ctx: Context, reference: Reference, text: str) -> StepError:
     """Return the error for a push that the registry did not take."""
     plain = log.printable(text).strip()
-    first = plain.partition("\n")[0].rstrip(".")
+    # What was being done is said already, in the words of this step.
+    first = plain.partition("\n")[0].removeprefix(f"cannot push {reference}: ").rstrip(".")
     login = any(word in plain.lower() for word in _REFUSALS)
     return StepError(
         f"The registry {ctx.registry.address} did not take {reference}: {first}",
@@ -104,5 +105,5 @@ def _refused(ctx: Context, reference: Reference, text: str) -> StepError:
             if login
             else "See whether it is up and has room, then run it again"
         ),
-        evidence="" if plain == first else plain,
+        evidence="" if plain.endswith(first) else plain,
     )

@@ -73,9 +73,11 @@ async def engine(tmp_path: Path) -> AsyncIterator[Client]:
 @pytest.fixture(scope="session")
 def tiny(api: docker.APIClient, image: str) -> bytes:
     """Return an archive with a filesystem of a few megabytes that has a shell."""
+    from docker.types import LogConfig
+
     api.pull(image)
     # The default log driver does not keep bytes as they are.
-    logs = api.create_host_config(log_config={"type": "local", "config": {}})
+    logs = api.create_host_config(log_config=LogConfig(type="local", config={}))
     made = api.create_container(image, ["sh", "-c", TINY_SCRIPT], host_config=logs)
     try:
         api.start(made["Id"])

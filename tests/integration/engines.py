@@ -1,4 +1,4 @@
-"""What the robustness tests drive: a client, an engine in its own process, a Docker Engine of their own."""
+"""What the robustness tests drive: a client, an engine in its own process, a second daemon."""
 
 from __future__ import annotations
 

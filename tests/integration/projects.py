@@ -294,6 +294,10 @@ class Registry:
             if asked.headers.get("Authorization") != f"Basic {pair}":
                 self._refuse(asked, 401, "UNAUTHORIZED", "authentication required")
                 return
+        if "/slipway-standin/" in asked.path:
+            # The bases are had from elsewhere: what it does is about what is pushed.
+            self._refuse(asked, 404, "MANIFEST_UNKNOWN", "manifest unknown")
+            return
         pushing = asked.command in ("POST", "PUT", "PATCH")
         if pushing and self.refuses_pushes:
             self._refuse(asked, 403, "DENIED", "requested access to the resource is denied")

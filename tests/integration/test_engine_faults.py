@@ -38,7 +38,6 @@ from .engines import (
     Client,
     Program,
     Refused,
-    holds,
     leftovers,
     programs,
     run,
@@ -177,7 +176,7 @@ anyio.run(main)
 async def test_a_daemon_that_stops_ends_the_run_in_an_error(
     daemon: Daemon, tmp_path: Path, how: signal.Signals
 ) -> None:
-    """Commands and builds are told soon, the session and its process end, the next one cleans up."""
+    """Commands and builds are told soon, session and process end, the next one cleans up."""
     cache = tmp_path / "cache"
     limits = {"answer": 5, "pulse": 0.5, "pulse_answer": 1, "pulses": 2, "close": 4}
     queries = [

@@ -1,4 +1,4 @@
-"""Secrets stay secret, the cache is sound after a kill, and two engines do not disturb each other."""
+"""Secrets stay secret, the cache survives kills, and two engines do not disturb each other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _from(image: str) -> tuple[str, str]:
 class _Refusing(BaseHTTPRequestHandler):
     """A registry that refuses a password, and repeats it."""
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's own name
+    def do_GET(self) -> None:
         """Ask for a password, then say that it is wrong."""
         given = self.headers.get("Authorization", "").partition(" ")[2]
         text = base64.b64decode(given).decode()
@@ -236,7 +236,7 @@ def _unheard() -> Iterator[None]:
 
 
 @pytest.fixture
-async def programs(tmp_path: Path) -> AsyncIterator[list[Program]]:
+async def programs() -> AsyncIterator[list[Program]]:
     """Return a list of engines that are ended after the test."""
     made: list[Program] = []
     try:
@@ -362,7 +362,8 @@ async def test_a_push_gives_a_name_back_to_whom_it_belongs(
     """A tag that is on the Docker Engine already is the same after a push to that name."""
     address = f"{registry}/robustness/{secrets.token_hex(6)}:latest"
     mine = api.inspect_image(image)["Id"]
-    api.tag(image, *address.rsplit(":", 1))
+    name, _, tag = address.rpartition(":")
+    api.tag(image, name, tag)
     try:
         new = step("withNewFile", path="/other", contents="other")
         await engine.ask(*_from(image), new, step("publish", address=address))

@@ -9,6 +9,7 @@ not, and is refused on connecting.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import hashlib
@@ -18,10 +19,12 @@ import json
 import logging
 import math
 import os
+import posixpath
 import shutil
 import signal
 import socket
 import tarfile
+import tempfile
 import weakref
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import docker
+import docker.constants
 import docker.errors
 import docker.transport
 import requests.exceptions
@@ -73,6 +77,8 @@ _STOP_SECONDS = 5
 _CHUNK = 1 << 20
 _CHUNK = 1 << 21
 _STDOUT, _STDERR = 1, 2
+# Archives up to this size stay in memory.
+_SPOOL = 8 << 20
 # Seconds that pruning may wait for one answer: it removes many gigabytes at once.
 _PRUNE_LIMIT = 600
 # What a full disk says; it is this host's, and no sign that the Docker Engine is gone.
@@ -156,13 +162,28 @@ def _auth(login: Login | None) -> dict[str, str] | None:
     return {"username": login.username, "password": login.password} if login else None
 
 
+class _Connection(docker.transport.unixconn.UnixHTTPConnection):
+    """A connection that leaves no descriptor behind when nobody listens."""
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.settimeout(self.timeout)
+            sock.connect(self.unix_socket)
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = sock
+
+
 class _Pool(docker.transport.unixconn.UnixHTTPConnectionPool):
     """Connections to one socket, all of which are known."""
 
     live: weakref.WeakSet[Any]
 
     def _new_conn(self) -> Any:
-        connection = super()._new_conn()
+        limit: Any = self.timeout
+        connection = _Connection(self.base_url, self.socket_path, limit)
         self.live.add(connection)
         return connection
 
@@ -195,13 +216,19 @@ class _Adapter(docker.transport.UnixHTTPAdapter):
 
 def _open(host: str, answer: float) -> docker.APIClient:
     limit: Any = answer  # docker-py's types want whole seconds; it does not
-    api = docker.APIClient(base_url=host, version="auto", timeout=limit, max_pool_size=64)
+    # The version is settled below: asking for it is the first use of the transport.
+    oldest = docker.constants.MINIMUM_DOCKER_API_VERSION
+    api = docker.APIClient(base_url=host, version=oldest, timeout=limit, max_pool_size=64)
     # docker-py reads proxies and more from its configuration file; credentials come
     # from the client of the engine alone.
     api._auth_configs = docker.auth.AuthConfig({})  # type: ignore[attr-defined]
     if host.startswith("unix://"):
-        api.get_adapter("http+docker://").close()
         api.mount("http+docker://", _Adapter(host.removeprefix("unix:"), limit, max_pool_size=64))
+    try:
+        api._version = api.version(api_version=False)["ApiVersion"]  # type: ignore[attr-defined]
+    except BaseException:
+        api.close()
+        raise
     return api
 
 
@@ -349,6 +376,10 @@ class DockerBackend:
         for row in rows:
             if "error" in row:
                 msg = f"{doing}: {row['error'].strip()}"
+                # The answer ends here. Read to its end, its connection can be used again; left
+                # unread, nobody would close it.
+                for _ in rows:
+                    pass
                 raise BackendError(msg)
             yield row
 
@@ -709,6 +740,12 @@ class DockerBackend:
         return all(gone)
 
 
+# What Docker says when a folder would take the place of something else, or the other way round.
+_COVERED = "cannot overwrite"
+# What it says when an image cannot have one more layer; overlayfs has a limit for them.
+_TOO_DEEP = "max depth exceeded"
+
+
 class DockerHandle:
     """A container on the Docker Engine; see ``Handle``."""
 
@@ -724,7 +761,59 @@ class DockerHandle:
 
     async def put(self, path: str, archive: IO[bytes]) -> None:
         """See ``Handle``."""
-        await self._call(f"cannot write to {path}", self._api.put_archive, self.id, path, archive)
+        doing = f"cannot write to {path}"
+        try:
+            await self._call(doing, self._unpack, path, archive)
+        except BackendError as e:
+            if path != "/" or _COVERED not in str(e):
+                raise
+            with await self._call(doing, self._past_links, archive) as moved:
+                await self._call(doing, self._unpack, path, moved)
+
+    def _unpack(self, path: str, archive: IO[bytes]) -> None:
+        archive.seek(0)
+        api: Any = self._api
+        # Docker would put a folder in the place of a link to one, as of /bin on most systems.
+        params = {"path": path, "noOverwriteDirNonDir": "1"}
+        url = api._url("/containers/{0}/archive", self.id)
+        api._raise_for_status(api._put(url, params=params, data=archive))
+
+    def _past_links(self, archive: IO[bytes]) -> IO[bytes]:
+        """Return an archive that has what the container's links lead to in their place."""
+        archive.seek(0)
+        out = tempfile.SpooledTemporaryFile(max_size=_SPOOL)  # noqa: SIM115 - the caller closes it
+        real: dict[str, str] = {}
+        absent: set[str] = set()
+        with (
+            tarfile.open(fileobj=archive, mode="r:") as source,
+            tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as target,
+        ):
+            for member in source:
+                parent, _, name = member.name.rpartition("/")
+                at = posixpath.join(real.get(parent, parent), name)
+                if member.isdir():
+                    link = None if parent in absent else self._link(f"/{at}")
+                    if link is None:
+                        absent.add(member.name)
+                    real[member.name] = link or at
+                    if link:
+                        continue
+                data = source.extractfile(member) if member.isreg() else None
+                member.name = at
+                member.pax_headers = {k: v for k, v in member.pax_headers.items() if k != "path"}
+                target.addfile(member, data)
+        return cast("IO[bytes]", out)
+
+    def _link(self, path: str) -> str | None:
+        """Return what a link leads to, without the root; nothing for a folder, None for neither."""
+        api: Any = self._api
+        url = api._url("/containers/{0}/archive", self.id)
+        answer = api.head(url, params={"path": path}, timeout=self._backend._limits.answer)
+        if answer.status_code == http.HTTPStatus.NOT_FOUND:
+            return None
+        api._raise_for_status(answer)
+        stat = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
+        return str(stat["linkTarget"]).strip("/")
 
     async def get(self, path: str, read: Callable[[IO[bytes], str], Tree]) -> Tree:
         """See ``Handle``."""
@@ -881,7 +970,15 @@ class DockerHandle:
         params = {"container": self.id}
         # Docker is silent until it has read everything that the command wrote.
         answer = api._post_json(api._url("/commit"), data=conf, params=params, timeout=None)
-        return str(api._result(answer, json=True)["Id"])
+        try:
+            return str(api._result(answer, json=True)["Id"])
+        except docker.errors.APIError as e:
+            if _TOO_DEEP not in str(e.explanation):
+                raise
+        # After some 120 commands in a chain: all layers become one.
+        label = [f"LABEL {LABEL}={self._backend._session}"]
+        row = json.loads(api.import_image_from_data(api.export(self.id), changes=label))
+        return str(row["status"])
 
     async def stop(self, *, kill: bool = False) -> None:
         """See ``Handle``."""

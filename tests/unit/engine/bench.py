@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -23,7 +23,7 @@ from pipeline.engine.vault import Vault
 from .fake_backend import PLATFORM, FakeBackend, FakeHandle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -39,6 +39,7 @@ class Bench:
     engine: Engine
     server: Server
     private: Path
+    handles: list[FakeHandle] = field(default_factory=list)
 
     def image(self, name: str = "base", **files: str) -> c.Container:
         """Return a container from an image that holds some files, named without their dots."""
@@ -81,6 +82,13 @@ def tree_of(store: Store, files: dict[str, str]) -> Tree:
 def run(*args: str, expect: c.Expect = c.Expect.SUCCESS) -> c.Exec:
     """Return a command."""
     return c.Exec(c.Start(args), expect=expect)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something holds, which it must soon."""
+    with anyio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - it may be anything
+            await anyio.sleep(0.01)
 
 
 async def _write(handle: FakeHandle, args: tuple[str, ...]) -> int:

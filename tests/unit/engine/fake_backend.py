@@ -39,7 +39,9 @@ class FakeBackend:
         runs: The command lines that were started, in order.
         builds: The builds that were asked for, in order.
         logins: Who pulled and pushed, in order.
-        live: Names of containers and volumes that exist, by kind.
+        live: How many containers and volumes exist, by kind.
+        said: What a command has printed as soon as it starts, by its name.
+        stillborn: Names of commands that have ended as soon as they start.
     """
 
     store: Store
@@ -56,6 +58,8 @@ class FakeBackend:
     networks: int = 0
     address: str = "127.0.0.1"
     secrets_seen: list[bytes] = field(default_factory=list)
+    said: dict[str, bytes] = field(default_factory=dict)
+    stillborn: set[str] = field(default_factory=set)
 
     def add_image(self, tree: Tree, config: Mapping[str, Any] | None = None) -> str:
         """Hold an image; return its id."""
@@ -238,7 +242,8 @@ class FakeHandle:
         self._backend.runs.append(self.spec.command)
         if self.spec.command[0] not in self._backend.programs:
             raise ExecFailed(self.spec.command, 127, "", "executable file not found")
-        self.running = True
+        self.running = self.spec.command[0] not in self._backend.stillborn
+        self.out += self._backend.said.get(self.spec.command[0], b"")
 
     async def wait(self) -> int:
         """See ``Handle``."""
