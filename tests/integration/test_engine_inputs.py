@@ -78,10 +78,10 @@ async def test_ten_thousand_small_files_go_in_and_come_out(
     with anyio.fail_after(60):
         host = ("host", step("directory", path=str(source)))
         placed = step("withDirectory", path="/m", source=await engine.ask(*host, "id"))
-        copied = (*base, placed, sh("find /m -type f | wc -l; cp -a /m /n"))
+        copied = (*base, placed, sh("find /m -type f | wc -l"))
         assert await engine.ask(*copied, "stdout") == "10000\n"
-        again = await engine.ask(*copied, step("directory", path="/n"), "digest")
-        assert again == await engine.ask(*copied, step("directory", path="/m"), "digest")
+        again = await engine.ask(*copied, step("directory", path="/m"), "digest")
+        assert again == await engine.ask(*host, "digest")
 
 
 async def test_output_beyond_the_limit_is_cut_and_says_so(
