@@ -15,10 +15,15 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import docker.errors
 import httpx
 import pytest
+from anyio import to_thread
 
+from pipeline.engine.backend import ContainerSpec
+from pipeline.engine.backend.docker import DockerBackend
 from pipeline.engine.session import serve
+from pipeline.engine.store import Session, Store
 
 from .conftest import DOCKER_HOST
 from .engines import Client, Program, Refused, Word, holds, leftovers, run, sh, step, within
@@ -281,6 +286,30 @@ async def test_the_cache_is_sound_after_kills_at_random_points(
     program.end()
     assert leftovers(api, last) == []
     assert not holds(tmp_path / "slipway", [secret.encode()])
+
+
+async def test_what_a_kill_in_the_middle_of_a_commit_leaves_is_gone_after_the_next_start(
+    api: docker.APIClient, image: str, tmp_path: Path
+) -> None:
+    """Docker writes a command's environment into what it commits: the next session removes it."""
+    secret = secrets.token_hex(16)
+    session = Session(Store(tmp_path))
+    backend = await DockerBackend.connect(DOCKER_HOST, session.id, session.folder)
+    base = (await backend.pull(image, None)).id
+    async with backend.container(ContainerSpec(base, ("true",), (("TOKEN", secret),))) as handle:
+        await handle.start()
+        await handle.wait()
+        passing = await to_thread.run_sync(handle._keep)
+    # What the end of a process does, and no more.
+    for file in (session._lock, session._using):
+        file.close()
+    await backend.close()
+    assert within(_saved(api, [passing]), [secret.encode()]), "else there is nothing to remove"
+    assert leftovers(api, session.id) == [f"image {passing}", str(session.private)]
+    async with serve(cache_dir=tmp_path, docker_host=DOCKER_HOST):
+        assert leftovers(api, session.id) == []
+    with pytest.raises(docker.errors.ImageNotFound):
+        api.inspect_image(passing)
 
 
 # --- two at once ------------------------------------------------------------------------------
