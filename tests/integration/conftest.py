@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,22 @@ def image(api: docker.APIClient) -> str:
 def registry(image: str) -> str:
     """Return the address of a registry that takes what is pushed to it."""
     return os.environ.get("ENGINE_TEST_REGISTRY") or image.partition("/")[0]
+
+
+@pytest.fixture
+def tidy(api: docker.APIClient, tmp_path: Path) -> Iterator[None]:
+    """Remove the images and volumes that the engines of a test keep for a next run of theirs."""
+    import docker.errors
+
+    yield
+    for file in tmp_path.rglob("results/*/*.json"):
+        kept = json.loads(file.read_text()).get("image", "").removeprefix("sha256:")
+        if kept:
+            with contextlib.suppress(docker.errors.APIError):
+                api.remove_image(f"slipway-cache:{kept[:32]}")
+    for file in tmp_path.rglob("volumes/slipway-cache-*"):
+        with contextlib.suppress(docker.errors.APIError):
+            api.remove_volume(file.name)
 
 
 @pytest.fixture

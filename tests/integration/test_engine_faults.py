@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from .engines import Daemon
 
-pytestmark = [pytest.mark.docker, pytest.mark.anyio]
+pytestmark = [pytest.mark.docker, pytest.mark.anyio, pytest.mark.usefixtures("tidy")]
 
 # The real ones are minutes; what is tested is that they hold.
 SHORT = Limits(answer=2, pulse=0.3, pulse_answer=0.7, pulses=2, close=5)

@@ -21,7 +21,7 @@ from .engines import LABEL, Client, Refused, run, sh, step
 if TYPE_CHECKING:
     import docker
 
-pytestmark = [pytest.mark.docker, pytest.mark.anyio]
+pytestmark = [pytest.mark.docker, pytest.mark.anyio, pytest.mark.usefixtures("tidy")]
 
 MIB = 1 << 20
 

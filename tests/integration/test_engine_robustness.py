@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    import docker
-
-pytestmark = [pytest.mark.docker, pytest.mark.anyio]
+pytestmark = [pytest.mark.docker, pytest.mark.anyio, pytest.mark.usefixtures("tidy")]
 
 KILLS = 20
 SEED = int(os.environ.get("ROBUSTNESS_SEED") or secrets.randbits(32))
