@@ -74,8 +74,11 @@ class Services:
         key = await self._key(service)
         async with self._locks.setdefault(key, anyio.Lock()):
             slot = self._slots.get(key)
-            if slot is not None and slot.running is not None and not slot.stopped.is_set():
+            if slot is not None and slot.running is not None and not slot.stop.is_set():
                 return slot.running
+            if slot is not None:
+                # It is ending, and its address will be somebody else's.
+                await slot.stopped.wait()
             slot = _Slot()
             # The task is the session's, not that of the request which happened to be first.
             slot.running = await self._tasks.start(self._run, service, slot)

@@ -41,16 +41,19 @@ def api() -> Iterator[docker.APIClient]:
 
 @pytest.fixture(scope="session")
 def image(api: docker.APIClient) -> str:
-    """Return an image in a registry, with a shell and python3."""
+    """Return an image in a registry, by digest, with a shell and python3."""
     import docker.errors
 
     reference = os.environ.get("ENGINE_TEST_IMAGE") or bases.reference("debian", "api")
     look: Any = api.inspect_distribution
     try:
-        look(reference)
+        digest = look(reference)["Descriptor"]["digest"]
     except docker.errors.APIError as error:
         pytest.skip(f"{reference} cannot be pulled (run `make setup`): {error.explanation}")
-    return reference
+    name = reference.partition("@")[0]
+    head, _, tag = name.rpartition(":")
+    # So that builds on it are remembered as well.
+    return f"{head if '/' not in tag else name}@{digest}"
 
 
 @pytest.fixture(scope="session")

@@ -260,7 +260,7 @@ async def test_a_service_that_crashed_is_started_anew_for_who_needs_it_next(
     engine: Client, base: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its end is told in the log, with its exit code and its last words."""
-    serving = "timeout 2 python3 -m http.server 8000; echo its last words; exit 4"
+    serving = "timeout 4 python3 -m http.server 8000; echo its last words; exit 4"
     exposed = step("withExposedPort", port=8000)
     args = step("asService", args=["sh", "-c", serving])
     bound = step(
@@ -270,7 +270,7 @@ async def test_a_service_that_crashed_is_started_anew_for_who_needs_it_next(
     for number in range(2):
         one = run("python3", "-c", f"{fetch}  # {number}")
         assert await engine.ask(*base, bound, one, "stdout") == "200\n"
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             while caplog.text.count("its last words") <= number:
                 await anyio.sleep(0.1)
     assert caplog.text.count("ended with exit code 4") == 2

@@ -363,12 +363,22 @@ async def test_a_locked_cache_volume_excludes_other_processes(
     assert sorted(counts) == [1, 2, 3, 4]
 
 
+@pytest.fixture
+def address(api: docker.APIClient, registry: str) -> Iterator[str]:
+    """Return a name in the registry; what is under it on the Docker Engine goes afterwards."""
+    name = f"{registry}/robustness/{secrets.token_hex(6)}"
+    yield f"{name}:latest"
+    for row in api.images(name):
+        for reference in (*(row["RepoTags"] or ()), *(row["RepoDigests"] or ())):
+            if reference.startswith(name):
+                api.remove_image(reference, force=True)
+
+
 async def test_two_engines_push_to_one_name_without_mixing_it_up(
-    image: str, registry: str, tmp_path: Path, programs: list[Program]
+    image: str, address: str, tmp_path: Path, programs: list[Program]
 ) -> None:
     """What an engine says it has pushed is what it has pushed, whoever else uses the name."""
     programs += [Program.start(tmp_path), Program.start(tmp_path)]
-    address = f"{registry}/robustness/{secrets.token_hex(6)}:latest"
 
     async def work(program: Program, name: str) -> None:
         async with program.client() as client:
@@ -385,16 +395,12 @@ async def test_two_engines_push_to_one_name_without_mixing_it_up(
 
 
 async def test_a_push_gives_a_name_back_to_whom_it_belongs(
-    api: docker.APIClient, engine: Client, image: str, registry: str
+    api: docker.APIClient, engine: Client, image: str, address: str
 ) -> None:
     """A tag that is on the Docker Engine already is the same after a push to that name."""
-    address = f"{registry}/robustness/{secrets.token_hex(6)}:latest"
     mine = api.inspect_image(image)["Id"]
     name, _, tag = address.rpartition(":")
     api.tag(image, name, tag)
-    try:
-        new = step("withNewFile", path="/other", contents="other")
-        await engine.ask(*_from(image), new, step("publish", address=address))
-        assert api.inspect_image(address)["Id"] == mine
-    finally:
-        api.remove_image(address, noprune=True)
+    new = step("withNewFile", path="/other", contents="other")
+    await engine.ask(*_from(image), new, step("publish", address=address))
+    assert api.inspect_image(address)["Id"] == mine

@@ -39,7 +39,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
     """Return an engine that runs as a program."""
     made = Program.start(tmp_path)
     yield made
-    made.kill()
+    made.end()
 
 
 async def until(condition: Callable[[], object], limit: float = 20) -> None:

@@ -648,14 +648,19 @@ class DockerBackend:
         """
         why = "the Docker Engine does not answer in time"
         with self._closing(self._limits.answer):
-            try:
-                await self._call(f"cannot remove {what}", remove, *args, **kwargs)
-            except NotFound:
-                return True
-            except BackendError as e:
-                why = str(e)
-            else:
-                return True
+            while True:
+                try:
+                    await self._call(f"cannot remove {what}", remove, *args, **kwargs)
+                except NotFound:
+                    return True
+                except BackendError as e:
+                    why = str(e)
+                else:
+                    return True
+                if _UNDER_WAY not in why:
+                    break
+                # Somebody else's removal, or an earlier one of ours whose answer never came.
+                await anyio.sleep(_REMOVAL_POLL)
         logger.warning("%s is left: %s", what, why)
         self._left = True
         return False
@@ -742,6 +747,8 @@ class DockerBackend:
 
 # What Docker says when a folder would take the place of something else, or the other way round.
 _COVERED = "cannot overwrite"
+# What it says of a container that somebody is removing, and how often to look whether it is gone.
+_UNDER_WAY, _REMOVAL_POLL = "already in progress", 0.1
 # What it says when an image cannot have one more layer; overlayfs has a limit for them.
 _TOO_DEEP = "max depth exceeded"
 
