@@ -128,7 +128,7 @@ class Bench:
         for scenario in SCENARIOS if cold else SCENARIOS[1:]:
             if scenario == "changed":
                 with (self.clone / CHANGED).open("a") as source:
-                    source.write(f"# {secrets.token_hex(8)}\n")
+                    source.write(f"\n\n# {secrets.token_hex(8)}\n")
             seconds = self.run(way)
             self.seconds.setdefault(way, {}).setdefault(scenario, []).append(seconds)
             sys.stderr.write(f"{way:24} {TITLES[scenario]:28} {seconds:7.2f} s\n")
