@@ -12,11 +12,12 @@ from flask.json.provider import DefaultJSONProvider
 
 from slipway_api import containers, health, problem
 from slipway_api.config import Settings
-from slipway_api.sources.docker import DockerSource
 from slipway_api.sources.shared import Shared
 
 if TYPE_CHECKING:
     from slipway_api.sources import Source
+
+log = logging.getLogger(__name__)
 
 
 class CompactJSON(DefaultJSONProvider):
@@ -31,10 +32,13 @@ def create_app(settings: Settings, source: Source | None = None) -> Flask:
 
     Args:
         settings: How it runs.
-        source: Where containers come from; Docker at ``settings.docker_host`` when not given.
+        source: Where containers come from; what the settings choose when not given.
+
+    Raises:
+        SettingsError: The source that the settings order cannot be had here.
     """
     if source is None:
-        source = DockerSource(settings.docker_host, settings.source_timeout)
+        source = _source(settings)
     shared = Shared(source, settings.source_timeout)
     app = Flask(__name__, static_folder=None)
     app.json = CompactJSON(app)
@@ -52,4 +56,19 @@ def from_environment() -> Flask:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    if settings.log_level != "debug":
+        # It tells of every request that is made, once a second.
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
+    log.info("containers are listed from %s", settings.chosen_source())
     return create_app(settings)
+
+
+def _source(settings: Settings) -> Source:
+    # Each brings a library that the other has no use for, and that takes memory and time to load.
+    if settings.chosen_source() == "kubernetes":
+        from slipway_api.sources.kubernetes import KubernetesSource
+
+        return KubernetesSource(settings.service_account, settings.source_timeout)
+    from slipway_api.sources.docker import DockerSource
+
+    return DockerSource(settings.docker_host, settings.source_timeout)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+SOURCES = ("auto", "docker", "kubernetes")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -21,8 +23,11 @@ class Settings:
     """How the API runs; every field is an environment variable, see ``VARIABLES``.
 
     Attributes:
+        source: Where containers come from, one of ``SOURCES``; see ``chosen_source``.
         docker_host: Where Docker answers: ``tcp://HOST[:PORT]``, ``http://HOST[:PORT]`` or
             ``unix:///PATH``.
+        service_account: The folder in which Kubernetes mounts ``token``, ``ca.crt`` and
+            ``namespace``.
         source_timeout: Seconds after which a list that did not come counts as failed, 0.1 to 1.8.
             What is left of 2 s is for the way to the client.
         bind: ``HOST:PORT`` to listen on.
@@ -35,7 +40,9 @@ class Settings:
         SettingsError: A field is out of its range.
     """
 
+    source: str = "auto"
     docker_host: str = "unix:///var/run/docker.sock"
+    service_account: str = "/var/run/secrets/kubernetes.io/serviceaccount"
     source_timeout: float = 1.5
     bind: str = "0.0.0.0:8000"
     workers: int = 2
@@ -46,7 +53,9 @@ class Settings:
     # No name ends in _PORT or _HOST of a service: Kubernetes puts variables of that form, made from
     # the names of services, into every pod.
     VARIABLES: ClassVar[Mapping[str, str]] = {
+        "source": "SLIPWAY_SOURCE",
         "docker_host": "DOCKER_HOST",
+        "service_account": "SLIPWAY_SERVICE_ACCOUNT",
         "source_timeout": "SLIPWAY_SOURCE_TIMEOUT",
         "bind": "SLIPWAY_BIND",
         "workers": "SLIPWAY_WORKERS",
@@ -56,8 +65,12 @@ class Settings:
     }
 
     def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise self._error("source", "one of " + ", ".join(SOURCES))
         if not _is_docker_host(self.docker_host):
             raise self._error("docker_host", "tcp://HOST:PORT, http://HOST:PORT or unix:///PATH")
+        if not self.service_account.startswith("/"):
+            raise self._error("service_account", "an absolute path")
         if not _is_bind(self.bind):
             raise self._error("bind", "HOST:PORT")
         if self.log_level not in LOG_LEVELS:
@@ -87,6 +100,25 @@ class Settings:
                 wanted = "a whole number" if kind is int else "a number"
                 raise SettingsError(f"{variable} must be {wanted}, not {text!r}") from error
         return cls(**values)
+
+    def chosen_source(self) -> str:
+        """Return ``docker`` or ``kubernetes``.
+
+        With ``auto`` it depends on where this runs: Kubernetes, if it mounted the token of a
+        service account. Once started, nothing changes that, so it is asked for at the start.
+
+        Raises:
+            SettingsError: Kubernetes is ordered where there is no token.
+        """
+        mounted = Path(self.service_account, "token").is_file()
+        if self.source == "kubernetes" and not mounted:
+            raise SettingsError(
+                f"{self.VARIABLES['source']} must be docker or auto where there is no token of a"
+                f" service account in {self.service_account}, not 'kubernetes'"
+            )
+        if self.source == "auto":
+            return "kubernetes" if mounted else "docker"
+        return self.source
 
     def _within(self, name: str, low: float, high: float) -> None:
         # Written so that it is false for a NaN.

@@ -9,6 +9,7 @@ from slipway_api.config import Settings, SettingsError
 
 try:
     _settings = Settings.from_environment(os.environ)
+    _settings.chosen_source()
 except SettingsError as error:
     # The exit code of a usage error; gunicorn would print a traceback.
     print(f"slipway-api: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet

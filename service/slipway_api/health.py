@@ -21,7 +21,7 @@ def blueprint(source: Shared) -> Blueprint:
 
     @routes.get("/livez")
     def livez() -> Response:
-        """Answer 200 as long as the process answers at all; restarting it would not help Docker."""
+        """Answer 200 as long as the process answers; a restart brings no source back."""
         return _ok()
 
     @routes.get("/readyz")

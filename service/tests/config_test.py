@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import pytest
 from slipway_api.config import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_defaults() -> None:
@@ -18,7 +22,9 @@ def test_every_setting_is_a_variable() -> None:
     """Each field is read from its variable."""
     settings = Settings.from_environment(
         {
+            "SLIPWAY_SOURCE": "docker",
             "DOCKER_HOST": "tcp://docker-proxy:2375",
+            "SLIPWAY_SERVICE_ACCOUNT": "/run/account",
             "SLIPWAY_SOURCE_TIMEOUT": "0.5",
             "SLIPWAY_BIND": "[::]:8001",
             "SLIPWAY_WORKERS": "3",
@@ -27,7 +33,9 @@ def test_every_setting_is_a_variable() -> None:
             "SLIPWAY_LOG_LEVEL": "debug",
         }
     )
-    assert settings == Settings("tcp://docker-proxy:2375", 0.5, "[::]:8001", 3, 4, 5, "debug")
+    assert settings == Settings(
+        "docker", "tcp://docker-proxy:2375", "/run/account", 0.5, "[::]:8001", 3, 4, 5, "debug"
+    )
     assert set(Settings.VARIABLES) == {field.name for field in fields(Settings)}
 
 
@@ -42,6 +50,8 @@ def test_docker_host_forms(host: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
+        ("SLIPWAY_SOURCE", "podman"),
+        ("SLIPWAY_SERVICE_ACCOUNT", "run/account"),
         ("DOCKER_HOST", "docker-proxy:2375"),
         ("DOCKER_HOST", "ssh://root@a"),
         ("DOCKER_HOST", "https://a:2376"),
@@ -73,3 +83,28 @@ def test_bad_setting_is_named(variable: str, value: str) -> None:
     assert message.startswith(f"{variable} must be ")
     assert value in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("source", "mounted", "chosen"),
+    [
+        ("auto", True, "kubernetes"),
+        ("auto", False, "docker"),
+        ("docker", True, "docker"),
+        ("docker", False, "docker"),
+        ("kubernetes", True, "kubernetes"),
+    ],
+)
+def test_source_is_chosen(source: str, chosen: str, *, mounted: bool, tmp_path: Path) -> None:
+    """A source that is ordered is taken; by itself it is Kubernetes where a token is mounted."""
+    if mounted:
+        (tmp_path / "token").write_text("t")
+    assert Settings(source=source, service_account=str(tmp_path)).chosen_source() == chosen
+
+
+def test_kubernetes_without_a_token_is_refused(tmp_path: Path) -> None:
+    """Kubernetes cannot be ordered where it mounts no token; it says which folder was looked in."""
+    settings = Settings(source="kubernetes", service_account=str(tmp_path))
+    with pytest.raises(SettingsError, match=rf"^SLIPWAY_SOURCE must .* {tmp_path}, not") as caught:
+        settings.chosen_source()
+    assert "\n" not in str(caught.value)

@@ -15,14 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from slipway_api import probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import pytest
-
-    from tests.conftest import FakeDocker
+    from tests.conftest import FakeServer
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "gunicorn", "--config", "python:slipway_api.gunicorn_conf"]
@@ -53,10 +52,15 @@ class Server:
 
 
 @contextmanager
-def serving(docker_host: str, port: int) -> Iterator[Server]:
-    """Start gunicorn and wait until it lives."""
+def serving(fake: FakeServer, port: int) -> Iterator[Server]:
+    """Start gunicorn, which asks the fake, and wait until it lives."""
     bind = f"127.0.0.1:{port}"
-    environment = {**os.environ, "DOCKER_HOST": docker_host, "SLIPWAY_BIND": bind}
+    environment = {
+        **os.environ,
+        **fake.environment,
+        "SLIPWAY_BIND": bind,
+        "SLIPWAY_SOURCE_TIMEOUT": "1.8",  # on a machine that is busy with other tests
+    }
     process = subprocess.Popen(
         COMMAND,
         cwd=ROOT,
@@ -77,18 +81,18 @@ def serving(docker_host: str, port: int) -> Iterator[Server]:
         process.communicate()
 
 
-def test_serves_and_stops_gracefully(fake_docker: FakeDocker, free_port: Callable[[], int]) -> None:
+def test_serves_and_stops_gracefully(fake: FakeServer, free_port: Callable[[], int]) -> None:
     """On SIGTERM a request in flight is answered, and then the server exits with 0."""
-    with serving(fake_docker.host, free_port()) as server:
-        fake_docker.answer.clear()
+    with serving(fake, free_port()) as server:
+        fake.answer.clear()
         answers: list[tuple[int, str]] = []
         client = threading.Thread(
             target=lambda: answers.append(server.get("/api/v1/containers?state=all"))
         )
         client.start()
-        while not any(line.endswith("/containers/json") for line in fake_docker.asked):
+        while not any(line.endswith(("/containers/json", "/pods")) for line in fake.asked):
             time.sleep(0.005)
-        threading.Timer(0.4, fake_docker.answer.set).start()
+        threading.Timer(0.2, fake.answer.set).start()
         code, output = server.stop()
         client.join(10)
     assert code == 0, output
@@ -96,13 +100,16 @@ def test_serves_and_stops_gracefully(fake_docker: FakeDocker, free_port: Callabl
     assert json.loads(answers[0][1])["total"] == 2
 
 
-def test_probes_are_not_logged(fake_docker: FakeDocker, free_port: Callable[[], int]) -> None:
+def test_probes_are_not_logged(fake: FakeServer, free_port: Callable[[], int]) -> None:
     """The access log has requests, and probes only when they fail."""
-    with serving(fake_docker.host, free_port()) as server:
+    with serving(fake, free_port()) as server:
         for path in ("/livez", "/readyz", "/api/v1/containers"):
             assert server.get(path)[0] == 200
-        fake_docker.status = 500
-        assert server.get("/readyz")[0] == 503
+        fake.status = 500
+        deadline = time.monotonic() + 5
+        while server.get("/readyz")[0] != 503:  # a list may be kept for a moment
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         _, output = server.stop()
     logged = [line.split('"')[1:] for line in output.splitlines() if ' "GET ' in line]
     assert [line[0] for line in logged] == [
@@ -110,11 +117,26 @@ def test_probes_are_not_logged(fake_docker: FakeDocker, free_port: Callable[[], 
         "GET /readyz HTTP/1.1",
     ]
     assert "ontrol socket" not in output
+    assert "HTTP Request" not in output
 
 
-def test_bad_setting_ends_the_process() -> None:
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("SLIPWAY_WORKERS", "none", "SLIPWAY_WORKERS must be a whole number, not 'none'"),
+        (
+            "SLIPWAY_SOURCE",
+            "kubernetes",
+            (
+                "SLIPWAY_SOURCE must be docker or auto where there is no token of a service account"
+                " in /nowhere, not 'kubernetes'"
+            ),
+        ),
+    ],
+)
+def test_bad_setting_ends_the_process(variable: str, value: str, sentence: str) -> None:
     """A setting that cannot be used ends it with exit code 2 and one sentence that names it."""
-    environment = {**os.environ, "SLIPWAY_WORKERS": "none"}
+    environment = {**os.environ, "SLIPWAY_SERVICE_ACCOUNT": "/nowhere", variable: value}
     done = subprocess.run(
         COMMAND,
         cwd=ROOT,
@@ -126,7 +148,7 @@ def test_bad_setting_ends_the_process() -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "slipway-api: SLIPWAY_WORKERS must be a whole number, not 'none'\n"
+    assert done.stderr == f"slipway-api: {sentence}\n"
 
 
 def test_settings_reach_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:

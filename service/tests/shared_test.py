@@ -21,6 +21,7 @@ class GatedSource:
     name = "docker"
 
     def __init__(self) -> None:
+        self.keep = 0.0
         self.gate = threading.Event()
         self.error: Exception | None = None
         self.calls = 0
@@ -82,13 +83,39 @@ def test_concurrent_requests_share_one_call(source: GatedSource) -> None:
     assert source.calls == 1
 
 
-def test_list_is_never_kept(source: GatedSource) -> None:
+def test_list_is_not_kept_unless_the_source_says_so(source: GatedSource) -> None:
     """Each request that finds no call under way makes a new one."""
     source.gate.set()
     shared = Shared(source, 5.0)
     first, second = shared.listing(), shared.listing()
     assert source.calls == 2
     assert first.as_of <= second.as_of
+
+
+def test_list_is_kept_as_long_as_the_source_says(source: GatedSource) -> None:
+    """A list serves until its time is over, counted from when it was asked for, not longer."""
+    source.keep = 0.3
+    source.gate.set()
+    shared = Shared(source, 5.0)
+    first = shared.listing()
+    assert shared.listing() is first
+    assert source.calls == 1
+    time.sleep(0.3)
+    assert shared.listing().as_of > first.as_of
+    assert source.calls == 2
+
+
+def test_failure_is_not_kept_as_long_as_a_list(source: GatedSource, short_hold: float) -> None:
+    """How long a list is kept says nothing about a failure."""
+    source.keep = 30.0
+    source.gate.set()
+    source.error = SourceError("Docker cannot be reached")
+    shared = Shared(source, 5.0)
+    with pytest.raises(SourceError):
+        shared.listing()
+    source.error = None
+    time.sleep(short_hold * 1.5)
+    assert shared.listing().containers == ()
 
 
 def test_call_that_hangs_is_given_up(source: GatedSource) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
 
@@ -32,9 +33,9 @@ class Container:
 
     Attributes:
         id: The full id.
-        name: The name, without the slash that Docker puts in front.
+        name: The name, without the slash that Docker puts in front; in a pod, unique only there.
         image: The image as it was named when the container was made.
-        state: One word, such as ``running``.
+        state: One word of Docker's, such as ``running``, whatever the source.
         status: A phrase for people, such as ``Up 3 minutes``.
         created: When it was made, in UTC.
         ports: Its ports, in ascending order.
@@ -49,6 +50,23 @@ class Container:
     ports: tuple[Port, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PodContainer(Container):
+    """A container of a pod.
+
+    Attributes:
+        pod: The name of the pod.
+        node: The node that the pod is bound to; None as long as there is none.
+        restarts: How often the container was started again.
+        ready: Whether Kubernetes says so; for an init container, that it has done its work.
+    """
+
+    pod: str
+    node: str | None
+    restarts: int
+    ready: bool
+
+
 class SourceError(Exception):
     """The source gave no list; the message is fit for a client to read and names no address."""
 
@@ -60,9 +78,22 @@ class Source(Protocol):
     def name(self) -> str:
         """The word for it in an answer, such as ``docker``."""
 
+    @property
+    def keep(self) -> float:
+        """Seconds for which a list serves further requests, counted from when it was asked for."""
+
     def containers(self) -> tuple[Container, ...]:
         """List all containers, in whatever state; blocks, and may block for longer than is wanted.
 
         Raises:
             SourceError: The list cannot be had.
         """
+
+
+def in_order(ports: Iterable[Port]) -> tuple[Port, ...]:
+    """Sort ports by number, protocol, and where they are published."""
+    return tuple(sorted(ports, key=_port_order))
+
+
+def _port_order(port: Port) -> tuple[int, str, int, str]:
+    return (port.private_port, port.protocol, port.public_port or 0, port.ip or "")

@@ -10,7 +10,7 @@ import requests
 from docker.api import APIClient
 from docker.errors import DockerException
 
-from slipway_api.sources import Container, Port, SourceError
+from slipway_api.sources import Container, Port, SourceError, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,7 @@ class DockerSource:
     """
 
     name = "docker"
+    keep = 0.0  # one engine, asked over a local socket, can bear a call for each request
 
     def __init__(self, host: str, timeout: float) -> None:
         self._host = host
@@ -119,7 +120,7 @@ def container(item: Mapping[str, Any]) -> Container:
         state=str(item["State"]),
         status=str(item["Status"]),
         created=datetime.fromtimestamp(item["Created"], tz=UTC),
-        ports=tuple(sorted((_port(port) for port in item.get("Ports") or ()), key=_port_order)),
+        ports=in_order(_port(port) for port in item.get("Ports") or ()),
     )
 
 
@@ -156,7 +157,3 @@ def _port(item: Mapping[str, Any]) -> Port:
         protocol=str(item["Type"]),
         ip=str(item["IP"]) if item.get("IP") else None,
     )
-
-
-def _port_order(port: Port) -> tuple[int, str, int, str]:
-    return (port.private_port, port.protocol, port.public_port or 0, port.ip or "")

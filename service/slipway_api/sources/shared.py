@@ -6,7 +6,8 @@ Rules:
 - Nobody waits longer than the limit, whatever the call hangs in: a name look-up, for one, takes no
   timeout. The call is left to its thread, which ends when the system lets it.
 - A failure is repeated for ``HOLD`` seconds without asking again, so that a queue of requests is
-  answered at once when Docker hangs, instead of one limit after the other. A list is never kept.
+  answered at once when Docker hangs, instead of one limit after the other.
+- A list serves further requests for as long as its source says, which may be not at all.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ class _Call:
     """A call to the source.
 
     Attributes:
-        deadline: When it counts as failed, on the monotonic clock.
+        started: When it was made, on the monotonic clock.
+        deadline: When it counts as failed, on the same clock.
         joined_until: Until when a request takes this call's outcome instead of asking anew.
     """
 
+    started: float
     deadline: float
     joined_until: float
     future: Future[Listing] = field(default_factory=Future)
@@ -96,7 +99,7 @@ class Shared:
             if self._running >= MOST_CALLS:
                 raise SourceError(f"{self._title} has left {self._running} calls unanswered")
             deadline = now + self._limit
-            call = self._call = _Call(deadline=deadline, joined_until=deadline + HOLD)
+            call = self._call = _Call(started=now, deadline=deadline, joined_until=deadline + HOLD)
             # A daemon, so that a call that hangs does not keep the process from ending. Started
             # within the lock, so that the call is undone when the system has no thread for it.
             thread = threading.Thread(target=self._run, args=(call,), name="source", daemon=True)
@@ -120,7 +123,7 @@ class Shared:
             self._finish(call, joined_until=time.monotonic() + HOLD)
             call.future.set_exception(error)
         else:
-            self._finish(call, joined_until=0.0)
+            self._finish(call, joined_until=call.started + self._source.keep)
             call.future.set_result(listing)
 
     def _finish(self, call: _Call, *, joined_until: float) -> None:
