@@ -346,7 +346,7 @@ async def prepare(settings: Settings) -> AsyncIterator[Context]:
     client = registry.Client(address, login, ca=settings.ca)
     engine, found, _, bases, socket, _ = await _each(
         lambda: to_thread.run_sync(_engine, settings),
-        lambda: to_thread.run_sync(source.read, settings.root),
+        lambda: to_thread.run_sync(_source, settings.root),
         # Before the bases: when the registry is down, those that it has are not what is missing.
         lambda: _reachable(settings, client),
         lambda: resolve_bases(settings, elsewhere=standin_registry.loopback(DEFAULT_REGISTRY)),
@@ -376,6 +376,10 @@ async def prepare(settings: Settings) -> AsyncIterator[Context]:
         )
         connection.connected = lambda version: _told(context, version)
         yield context
+
+
+def _source(root: Path) -> Source:
+    return source.read(root, built=tuple(IMAGES.values()))
 
 
 def _engine(settings: Settings) -> Engine:
