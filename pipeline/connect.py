@@ -277,6 +277,26 @@ def _ping_docker(host: str) -> None:
     Docker(host).ping(timeout=PROBE_LIMIT)
 
 
+def left_behind(engine: Engine, cache_dir: Path) -> bool:
+    """Return whether a run that was killed has left what the engine's next session removes. Blocks.
+
+    Args:
+        engine: What `choose` returned; Dagger looks after its own.
+        cache_dir: As for `client`.
+    """
+    sessions = cache_dir / "sessions"
+    try:
+        if engine.name != "embedded" or not any(sessions.iterdir()):
+            return False
+        from pipeline.engine.store import Store, dead_sessions  # only when somebody was here
+
+        with dead_sessions(Store(cache_dir)) as dead:
+            return bool(dead)
+    except OSError:
+        # No session was ever here, or the engine will say what is wrong with the folder.
+        return False
+
+
 @contextlib.asynccontextmanager
 async def client(
     engine: Engine, settings: Settings, *, cache_dir: Path

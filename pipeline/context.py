@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import anyio
 from anyio import to_thread
 
-from pipeline import cache, connect, credentials, images, log, registry, source, trust
+from pipeline import cache, connect, credentials, images, log, registry, relay, source, trust
 from pipeline.config import DEFAULT_REGISTRY
 from pipeline.errors import PipelineError, PrerequisiteError, StepError, UsageError
 from pipeline.setup import registry as standin_registry
@@ -375,6 +375,10 @@ async def prepare(settings: Settings) -> AsyncIterator[Context]:
             connection=connection.get,
         )
         connection.connected = lambda version: _told(context, version)
+        await to_thread.run_sync(relay.sweep)
+        if await to_thread.run_sync(connect.left_behind, engine, home / "engine"):
+            # The session removes it, and a run in which everything is cached would begin none.
+            await connection.get()
         yield context
 
 

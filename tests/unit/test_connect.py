@@ -22,6 +22,7 @@ import pytest
 from pipeline import connect, log
 from pipeline.config import Settings
 from pipeline.connect import Engine, Machine, choose, translate
+from pipeline.engine.store import Session, Store, remove_session
 from pipeline.errors import InternalError, PrerequisiteError, StepError, UsageError
 from pipeline.setup.docker import DockerUnreachableError
 
@@ -444,3 +445,18 @@ async def test_embedded_engine_that_cannot_start_is_a_prerequisite(tmp_path: Pat
     with pytest.raises(PrerequisiteError, match="embedded engine cannot start"):
         async with connect.client(engine, settings, cache_dir=tmp_path / "file/cache"):
             pass
+
+
+def test_what_a_killed_run_has_left_is_seen(tmp_path: Path) -> None:
+    """A session whose process is gone, and not one that runs; Dagger looks after its own."""
+    embedded = Engine("embedded", "0.1.0", "a test")
+    assert not connect.left_behind(embedded, tmp_path)
+    session = Session(Store(tmp_path))
+    assert not connect.left_behind(embedded, tmp_path)
+    # What the end of a process does, and no more.
+    for file in (session._lock, session._using):  # noqa: SLF001 - there is no other way to be dead
+        file.close()
+    assert connect.left_behind(embedded, tmp_path)
+    assert not connect.left_behind(replace(embedded, name="dagger"), tmp_path)
+    remove_session(session.folder)
+    assert not connect.left_behind(embedded, tmp_path)
