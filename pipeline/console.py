@@ -89,7 +89,8 @@ class Console:
     def found(self, surroundings: Surroundings) -> None:
         """Say what the run works with."""
         engine, bases = surroundings.engine, surroundings.bases
-        self._say(f"revision  {surroundings.revision}  {surroundings.platform}")
+        revision = surroundings.revision or reports.NO_COMMIT
+        self._say(f"revision  {revision}  {surroundings.platform}")
         self._say(f"engine    {engine.name} {engine.version}: {printable(engine.reason)}")
         names = (reference.partition("@")[0] for reference in bases.references.values())
         self._say(f"bases     {bases.kind}: {', '.join(names)}")

@@ -124,6 +124,13 @@ def test_plain_lines_tell_each_step(tmp_path: Path) -> None:
     assert not err.getvalue()
 
 
+def test_content_of_no_commit_is_said_to_be_none() -> None:
+    """Nothing at all would look as if something had gone wrong."""
+    out = io.StringIO()
+    opened(out, io.StringIO()).found(Found(revision=""))
+    assert out.getvalue().startswith("revision  none, this is no git checkout  linux/amd64\n")
+
+
 def test_failure_is_told_at_the_end() -> None:
     """A failing step's sentence and the end of its output come after the table, on stderr."""
     out, err = io.StringIO(), io.StringIO()
