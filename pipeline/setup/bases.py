@@ -190,7 +190,7 @@ def _all_standins(registry: Registry) -> dict[str, str]:
     if missing:
         raise PrerequisiteError(
             f"The stand-in for the base image of {' and '.join(missing)} is not on {registry}",
-            remedy="Run `make setup`.",
+            remedy=f"Run `{registry.command}`.",
         )
     return cast("dict[str, str]", references)
 

@@ -106,7 +106,7 @@ def test_missing_standins_are_a_prerequisite_with_the_command(tmp_path: Path) ->
         settings = FakeSettings(registry=registry.address)
         with pytest.raises(PrerequisiteError, match="base image of nginx is not on") as raised:
             anyio.run(partial(resolve_bases, settings, place=tmp_path))
-    assert raised.value.remedy == "Run `make setup`."
+    assert raised.value.remedy == f"Run `PIPELINE_REGISTRY={registry.address} make setup`."
 
 
 def test_an_order_is_never_replaced_by_the_other(tmp_path: Path) -> None:
