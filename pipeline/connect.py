@@ -224,7 +224,7 @@ def _host_refused(host: str, machine: Machine) -> str:
         # It is a memory, no more: asking again is right whatever is wrong with it.
         _log.debug("asking %s: %s", host, error)
     why = machine.reach(host, 443, PROBE_LIMIT)
-    state.write(file, json.dumps({"host": host, "at": time.time(), "why": why}))
+    state.remember(file, json.dumps({"host": host, "at": time.time(), "why": why}))
     return why
 
 

@@ -314,11 +314,7 @@ async def _probe(ca: Path | None, ask: Ask, place: Path) -> Probe:
         "references": dict(probe.references),
         "untrusted": probe.untrusted,
     }
-    try:
-        await to_thread.run_sync(state.write, file, json.dumps(record, indent=2))
-    except PrerequisiteError as error:
-        # Not remembered: the next run asks again, which costs it a moment and no more.
-        _log.debug("%s", error)
+    await to_thread.run_sync(state.remember, file, json.dumps(record, indent=2))
     return probe
 
 

@@ -160,6 +160,13 @@ def test_embedded_engine_is_taken_where_there_is_no_dagger(tmp_path: Path) -> No
     assert here.asked == ["dl.dagger.io:443"]
 
 
+def test_memory_that_cannot_be_kept_stops_nothing(tmp_path: Path) -> None:
+    """The next run asks again, which costs it a moment and no more."""
+    (tmp_path / "file").touch()
+    here = Here(tmp_path / "file", {}, ("docker",))
+    assert choose(SETTINGS, here.machine()).name == "embedded"
+
+
 @pytest.mark.parametrize("memory", ["{", "[]", '{"host": "dl.dagger.io", "at": 0, "why": "old"}'])
 def test_old_or_damaged_memory_is_asked_anew(tmp_path: Path, memory: str) -> None:
     """It is a memory, no more."""
