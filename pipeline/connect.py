@@ -179,7 +179,7 @@ def _choose_dagger(settings: Settings, machine: Machine, tried: list[str]) -> En
         tried.append("a Dagger engine: no program that could start one, and no runner is named")
         return None
     host = IMAGE_HOST if cli is not None else DOWNLOAD_HOST
-    why = _host_refused(host, machine)
+    why = _host_refused(host, machine, ordered=settings.engine == "dagger")
     if not why:
         how = f"the command line {cli}" if cli is not None else "the SDK's own download"
         return took(f"{how}, as {host} answers", cli or "")
@@ -213,12 +213,16 @@ def _fetched(machine: Machine, version: str) -> str | None:
     return str(found[-1]) if found else None
 
 
-def _host_refused(host: str, machine: Machine) -> str:
-    """Return why one of Dagger's hosts does not answer; empty when it does."""
+def _host_refused(host: str, machine: Machine, *, ordered: bool) -> str:
+    """Return why one of Dagger's hosts does not answer; empty when it does.
+
+    Who has ordered Dagger may have just mended the network: a refusal is not remembered then.
+    """
     file = machine.place / "dagger.json"
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
-        if known["host"] == host and 0 <= time.time() - known["at"] < REMEMBERED:
+        recent = known["host"] == host and 0 <= time.time() - known["at"] < REMEMBERED
+        if recent and not (ordered and known["why"]):
             return str(known["why"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         # It is a memory, no more: asking again is right whatever is wrong with it.

@@ -167,6 +167,16 @@ def test_memory_that_cannot_be_kept_stops_nothing(tmp_path: Path) -> None:
     assert choose(SETTINGS, here.machine()).name == "embedded"
 
 
+def test_order_does_not_believe_an_old_refusal(tmp_path: Path) -> None:
+    """The network may have come back since; what answered is believed."""
+    assert choose(SETTINGS, Here(tmp_path, {}, ("docker",)).machine()).name == "embedded"
+    back = Here(tmp_path, {}, ("docker",), ("dl.dagger.io:443",))
+    assert choose(SETTINGS, back.machine()).name == "embedded"
+    for _ in range(2):
+        assert choose(replace(SETTINGS, engine="dagger"), back.machine()).name == "dagger"
+    assert back.asked == ["dl.dagger.io:443"]
+
+
 @pytest.mark.parametrize("memory", ["{", "[]", '{"host": "dl.dagger.io", "at": 0, "why": "old"}'])
 def test_old_or_damaged_memory_is_asked_anew(tmp_path: Path, memory: str) -> None:
     """It is a memory, no more."""
