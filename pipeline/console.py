@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pipeline.report import Report, Surroundings
     from pipeline.task import Key, Result, State, Task
 
-_EVIDENCE_LINES = 20
+_EVIDENCE_LINES = 60
+"""Lines of output on the screen for a failure: what lint and a failing test have to say, whole."""
 _FIRST_WORD_AFTER = 2.0
 _WORD_EVERY = 30.0
 _PLAIN_WIDTH = 120

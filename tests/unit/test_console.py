@@ -30,7 +30,7 @@ FAILED = Result(
     2.04,
     cause="1 of 3 tests failed",
     remedy="Mend it",
-    evidence="\n".join(f"line {n}" for n in range(40)),
+    evidence="\n".join(f"line {n}" for n in range(80)),
     exit_code=1,
 )
 
@@ -138,7 +138,7 @@ def test_failure_is_told_at_the_end() -> None:
     lines = err.getvalue().splitlines()
     assert lines[1] == "test api failed: 1 of 3 tests failed. Mend it."
     assert lines[2] == "    [20 lines before these are in report.html]"
-    assert (lines[3], lines[-1]) == ("    line 20", "    line 39")
+    assert (lines[3], lines[-1]) == ("    line 20", "    line 79")
     assert out.getvalue().rstrip().endswith("s, exit code 1")
 
 
