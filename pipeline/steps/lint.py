@@ -101,9 +101,9 @@ async def _with_tools(ctx: Context, client: dagger.Client) -> list[Finding]:
     tools = await _tools(ctx, client).sync()
     files = linted(ctx.source)
     everything = tools.with_mounted_directory("/src", ctx.directory(client, files))
-    ours = ctx.source.select("pyproject.toml", "pipeline", "tests", "bench")
+    ours = set(ctx.source.select("pyproject.toml", "pipeline", "tests", "bench"))
     typed = tools.with_mounted_directory(
-        "/src", ctx.directory(client, [f for f in ours if f in set(files)])
+        "/src", ctx.directory(client, [file for file in files if file in ours])
     ).with_mounted_cache(_CACHE, client.cache_volume("slipway-mypy"))
     dockerfiles = [f.path for f in files if PurePosixPath(f.path).name.endswith("Dockerfile")]
     return await _checks(
