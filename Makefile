@@ -30,6 +30,7 @@ check: environment  ## format, lint and types of everything
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
+	@$(BIN)/mypy nginx/tests
 	@$(BIN)/hadolint service/Dockerfile nginx/Dockerfile pipeline/setup/standins/Dockerfile
 
 fix: environment  ## format, and repair what ruff can

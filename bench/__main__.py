@@ -182,7 +182,9 @@ def table(result: dict[str, Any]) -> str:
         f"Medians, measured in turns by `make bench` on "
         f"{result['measured_at'][:10]} with {result['machine']['cores']} cores: whole processes, "
         "from the command to its end. Base images, registry and Docker Engine were there. The "
-        "imperative way is [one docker command after the other](../bench/imperative.sh)."
+        "imperative way is [one docker command after the other](../bench/imperative.sh); its mypy "
+        "begins without a cache each time, as in a container that is thrown away, which the "
+        "pipeline's does not."
     )
     lines = [
         "# Speed",

@@ -35,6 +35,7 @@ build bench-nginx-test "$NGINX_BASE" nginx test
 $DOCKER run --rm -v "$PWD:/src:ro" -w /src bench-tools ruff check --no-cache
 $DOCKER run --rm -v "$PWD:/src:ro" -w /src bench-tools ruff format --no-cache --check
 $DOCKER run --rm -v "$PWD:/src:ro" -w /src bench-tools mypy --cache-dir=/tmp/mypy
+$DOCKER run --rm -v "$PWD:/src:ro" -w /src bench-tools mypy --cache-dir=/tmp/mypy nginx/tests
 $DOCKER run --rm bench-api-test mypy --cache-dir=/tmp/mypy
 $DOCKER run --rm -v "$PWD:/src:ro" -w /src bench-tools hadolint service/Dockerfile nginx/Dockerfile
 $DOCKER run --rm bench-nginx-test slipway-nginx check

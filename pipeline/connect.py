@@ -179,7 +179,7 @@ def _choose_dagger(settings: Settings, machine: Machine, tried: list[str]) -> En
         tried.append("a Dagger engine: no program that could start one, and no runner is named")
         return None
     host = IMAGE_HOST if cli is not None else DOWNLOAD_HOST
-    why = _host_refused(host, machine)
+    why = _host_refused(host, machine, ordered=settings.engine == "dagger")
     if not why:
         how = f"the command line {cli}" if cli is not None else "the SDK's own download"
         return took(f"{how}, as {host} answers", cli or "")
@@ -213,18 +213,22 @@ def _fetched(machine: Machine, version: str) -> str | None:
     return str(found[-1]) if found else None
 
 
-def _host_refused(host: str, machine: Machine) -> str:
-    """Return why one of Dagger's hosts does not answer; empty when it does."""
+def _host_refused(host: str, machine: Machine, *, ordered: bool) -> str:
+    """Return why one of Dagger's hosts does not answer; empty when it does.
+
+    Who has ordered Dagger may have just mended the network: a refusal is not remembered then.
+    """
     file = machine.place / "dagger.json"
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
-        if known["host"] == host and 0 <= time.time() - known["at"] < REMEMBERED:
+        recent = known["host"] == host and 0 <= time.time() - known["at"] < REMEMBERED
+        if recent and not (ordered and known["why"]):
             return str(known["why"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         # It is a memory, no more: asking again is right whatever is wrong with it.
         _log.debug("asking %s: %s", host, error)
     why = machine.reach(host, 443, PROBE_LIMIT)
-    state.write(file, json.dumps({"host": host, "at": time.time(), "why": why}))
+    state.remember(file, json.dumps({"host": host, "at": time.time(), "why": why}))
     return why
 
 
@@ -275,6 +279,26 @@ def _reach(host: str, port: int, limit: float) -> str:
 
 def _ping_docker(host: str) -> None:
     Docker(host).ping(timeout=PROBE_LIMIT)
+
+
+def left_behind(engine: Engine, cache_dir: Path) -> bool:
+    """Return whether a run that was killed has left what the engine's next session removes. Blocks.
+
+    Args:
+        engine: What `choose` returned; Dagger looks after its own.
+        cache_dir: As for `client`.
+    """
+    sessions = cache_dir / "sessions"
+    try:
+        if engine.name != "embedded" or not any(sessions.iterdir()):
+            return False
+        from pipeline.engine.store import Store, dead_sessions  # only when somebody was here
+
+        with dead_sessions(Store(cache_dir)) as dead:
+            return bool(dead)
+    except OSError:
+        # No session was ever here, or the engine will say what is wrong with the folder.
+        return False
 
 
 @contextlib.asynccontextmanager

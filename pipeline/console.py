@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pipeline.report import Report, Surroundings
     from pipeline.task import Key, Result, State, Task
 
-_EVIDENCE_LINES = 20
+_EVIDENCE_LINES = 60
+"""Lines of output on the screen for a failure: what lint and a failing test have to say, whole."""
 _FIRST_WORD_AFTER = 2.0
 _WORD_EVERY = 30.0
 _PLAIN_WIDTH = 120
@@ -89,7 +90,8 @@ class Console:
     def found(self, surroundings: Surroundings) -> None:
         """Say what the run works with."""
         engine, bases = surroundings.engine, surroundings.bases
-        self._say(f"revision  {surroundings.revision}  {surroundings.platform}")
+        revision = surroundings.revision or reports.NO_COMMIT
+        self._say(f"revision  {revision}  {surroundings.platform}")
         self._say(f"engine    {engine.name} {engine.version}: {printable(engine.reason)}")
         names = (reference.partition("@")[0] for reference in bases.references.values())
         self._say(f"bases     {bases.kind}: {', '.join(names)}")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import anyio
 from anyio import to_thread
 
-from pipeline import cache, connect, credentials, images, log, registry, source, trust
+from pipeline import cache, connect, credentials, images, log, registry, relay, source, trust
 from pipeline.config import DEFAULT_REGISTRY
 from pipeline.errors import PipelineError, PrerequisiteError, StepError, UsageError
 from pipeline.setup import registry as standin_registry
@@ -346,7 +346,7 @@ async def prepare(settings: Settings) -> AsyncIterator[Context]:
     client = registry.Client(address, login, ca=settings.ca)
     engine, found, _, bases, socket, _ = await _each(
         lambda: to_thread.run_sync(_engine, settings),
-        lambda: to_thread.run_sync(source.read, settings.root),
+        lambda: to_thread.run_sync(_source, settings.root),
         # Before the bases: when the registry is down, those that it has are not what is missing.
         lambda: _reachable(settings, client),
         lambda: resolve_bases(settings, elsewhere=standin_registry.loopback(DEFAULT_REGISTRY)),
@@ -375,7 +375,15 @@ async def prepare(settings: Settings) -> AsyncIterator[Context]:
             connection=connection.get,
         )
         connection.connected = lambda version: _told(context, version)
+        await to_thread.run_sync(relay.sweep)
+        if await to_thread.run_sync(connect.left_behind, engine, home / "engine"):
+            # The session removes it, and a run in which everything is cached would begin none.
+            await connection.get()
         yield context
+
+
+def _source(root: Path) -> Source:
+    return source.read(root, built=tuple(IMAGES.values()))
 
 
 def _engine(settings: Settings) -> Engine:

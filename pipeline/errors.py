@@ -7,7 +7,8 @@
     └── InternalError       exit 1: the pipeline itself is wrong
 
 Every error is one sentence that says what failed, the remedy, and, where there is some, the
-evidence. It is caught in one place, ``__main__``. This module imports nothing of ours.
+evidence. It is caught in one place, ``course``, which tells it. This module imports nothing of
+ours.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from urllib.parse import quote, urlencode
 from anyio import to_thread
 
 from pipeline.errors import PipelineError, PrerequisiteError, StepError
+from pipeline.setup.registry import loopback
 
 if TYPE_CHECKING:
     import ssl
@@ -312,6 +313,7 @@ class Client:
         )
 
     def _down(self, error: Unreachable) -> PrerequisiteError:
+        local = loopback(self.registry.address)
         if error.certificate:
             return PrerequisiteError(
                 f"The certificate of the registry {self.registry.address} is not trusted: {error}",
@@ -319,8 +321,8 @@ class Client:
             )
         return PrerequisiteError(
             f"The registry {self.registry.address} does not answer: {error}",
-            remedy="Run `make setup`, or name another one with --registry"
-            if self.registry.loopback
+            remedy=f"Run `{local.command}`, or name another one with --registry"
+            if local
             else "Check the network and the name given with --registry",
         )
 

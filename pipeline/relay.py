@@ -2,13 +2,16 @@
 
 While it is off, nothing listens and what was connected is cut, as when the daemon has stopped; the
 daemon itself never notices. The socket is in a private folder: who may connect to Docker does not
-change.
+change. The folder is locked as long as its process lives, so that `sweep` finds it when that was
+killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from anyio.abc import SocketStream, TaskGroup, TaskStatus
 
@@ -25,6 +28,11 @@ _log = logging.getLogger(__name__)
 
 CONNECT_LIMIT = 5.0
 """Seconds in which the socket behind the relay must accept."""
+
+# Short, since the path of a socket has at most 107 bytes, which TMPDIR may exceed.
+_PLACE = Path("/tmp")  # noqa: S108 - each folder in it is private
+_PREFIX = "slipway-relay-"
+_LOCK = "lock"
 
 
 class Relay:
@@ -85,9 +93,7 @@ async def relay(target: Path) -> AsyncIterator[Relay]:
     Args:
         target: The socket that it leads to.
     """
-    # Short, since the path of a socket has at most 107 bytes, which TMPDIR may exceed.
-    folder = Path(tempfile.mkdtemp(prefix="slipway-", dir="/tmp"))  # it is private
-    try:
+    with _folder() as folder:
         async with anyio.create_task_group() as tasks:
             made = Relay(folder / "docker.sock", target, tasks)
             await made.open()
@@ -95,8 +101,31 @@ async def relay(target: Path) -> AsyncIterator[Relay]:
                 yield made
             finally:
                 tasks.cancel_scope.cancel()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what relays have left whose process was killed. Blocks."""
+    for folder in _PLACE.glob(f"{_PREFIX}*"):
+        # Somebody else's, in use, or removed by another run at this moment.
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid != os.geteuid():
+                continue
+            with (folder / _LOCK).open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    # Made under a hidden name and locked before `sweep` looks at it.
+    making = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=_PLACE))
+    with (making / _LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder = making.rename(making.with_name(making.name.removeprefix(".")))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _carry(source: SocketStream, target: SocketStream) -> None:

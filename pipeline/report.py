@@ -41,6 +41,8 @@ JUNIT_NAME = "junit.xml"
 HTML_NAME = "report.html"
 STOPPED = "stopped with the run, before it ended"
 """The cause of a task that was running when a signal came."""
+NO_COMMIT = "none, this is no git checkout"
+"""What a person is told for the revision then."""
 NAMES = (JSON_NAME, JUNIT_NAME, HTML_NAME)
 
 _HERE = Path(__file__).parent
@@ -94,7 +96,7 @@ class Surroundings(Protocol):
 
     @property
     def revision(self) -> str:
-        """The commit, or what stands for it."""
+        """The commit; empty outside a git checkout."""
 
     @property
     def platform(self) -> str:
@@ -391,7 +393,7 @@ def _facts(report: Report) -> str:
     if found:
         engine = found.engine
         facts |= {
-            "Revision": found.revision,
+            "Revision": found.revision or NO_COMMIT,
             "Platform": found.platform,
             "Engine": f"{engine.name} {engine.version}: {printable(engine.reason)}",
             "Base images": found.bases.kind,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _GIT_LIMIT = 30.0
 """Seconds for one call of git; it takes some milliseconds, a cold network disk some seconds."""
 _EPOCH = "1970-01-01T00:00:00Z"
+_DIRTY = "-dirty"
+_UNTRACKED = ("--others", "--exclude-standard")
 _NEVER = frozenset(
     {".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "node_modules"}
 )
@@ -81,8 +83,16 @@ class Source:
         )
 
 
-def read(root: Path, environ: Mapping[str, str] | None = None) -> Source:
+def read(
+    root: Path, environ: Mapping[str, str] | None = None, *, built: tuple[str, ...] = ()
+) -> Source:
     """Return the project's files and what they are called.
+
+    Args:
+        root: The project.
+        environ: The environment; that of this process when None.
+        built: The folders that images are made of: a file in them that is not committed is in an
+            image all the same. The whole project when empty.
 
     Raises:
         PrerequisiteError: A file cannot be read, or git does not answer.
@@ -99,7 +109,11 @@ def read(root: Path, environ: Mapping[str, str] | None = None) -> Source:
         return Source(root, files, f"content-{digest(files)[7:19]}", "", _EPOCH)
     revision, _, seconds = head.strip().partition(" ")
     described = _git(root, "describe", "--tags", "--always", "--dirty") or revision[:12]
-    return Source(root, files, as_tag(described.strip()), revision, _from_epoch(seconds))
+    tag = described.strip()
+    # Git calls a checkout dirty for what has changed, and not for what is new.
+    if not tag.endswith(_DIRTY) and _git(root, "ls-files", *_UNTRACKED, "--", *built):
+        tag += _DIRTY
+    return Source(root, files, as_tag(tag), revision, _from_epoch(seconds))
 
 
 def digest(files: Iterable[File]) -> str:
@@ -124,7 +138,7 @@ def _from_epoch(seconds: str) -> str:
 
 def _tracked(root: Path) -> list[str] | None:
     """Return the paths that git counts as content; None when this is no checkout of ours."""
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = _git(root, "ls-files", "-z", "--cached", *_UNTRACKED)
     if listed is None:
         return None
     # An archive that was unpacked inside somebody else's checkout is not that checkout's content.

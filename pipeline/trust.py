@@ -142,7 +142,7 @@ def check(
             remedy="Name the CA bundle of whoever intercepts it with --ca or PIPELINE_CA",
         )
     span = UNREACHABLE_FOR if why is None else TRUSTED_FOR
-    state.write(file, json.dumps({"mark": mark, "at": time.time(), "for": span}))
+    state.remember(file, json.dumps({"mark": mark, "at": time.time(), "for": span}))
 
 
 def untrusted(ca: Path | None, host: str = HOST, port: int = 443) -> str | None:

@@ -13,13 +13,13 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from pipeline.config import Settings
+from pipeline import config
 from pipeline.engine.session import Endpoint, serve
 from pipeline.errors import PrerequisiteError
 from pipeline.setup.bases import home, resolve_bases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["Endpoint", "Resources", "engine", "resources"]
 
@@ -29,23 +29,28 @@ class Resources:
     """What tests of an engine need.
 
     Attributes:
-        image: An image with /bin/sh and python3, by its reference.
+        bases: The base image of each image, by its reference: official ones, or stand-ins.
         registry: A registry without TLS, ``host:port``.
     """
 
-    image: str
+    bases: Mapping[str, str]
     registry: str
+
+    @property
+    def image(self) -> str:
+        """An image with /bin/sh and python3, by its reference."""
+        return self.bases["api"]
 
 
 @cache
 def resources() -> Resources:
-    """Return the base image of the API, and the loopback registry; a test is skipped without."""
-    settings = Settings(root=Path.cwd())
+    """Return the bases and the loopback registry that set-up saw to; a test is skipped without."""
+    settings = config.load({}, os.environ, cwd=Path(__file__).parent)
     try:
         bases = anyio.run(resolve_bases, settings)
     except PrerequisiteError as e:
         pytest.skip(str(e))
-    return Resources(bases.references["api"], str(home(settings)))
+    return Resources(bases.references, str(home(settings)))
 
 
 @contextlib.contextmanager

@@ -190,7 +190,7 @@ def _all_standins(registry: Registry) -> dict[str, str]:
     if missing:
         raise PrerequisiteError(
             f"The stand-in for the base image of {' and '.join(missing)} is not on {registry}",
-            remedy="Run `make setup`.",
+            remedy=f"Run `{registry.command}`.",
         )
     return cast("dict[str, str]", references)
 
@@ -224,11 +224,12 @@ async def choose(
     """
     if settings.bases == "debian":
         return "debian", "ordered by --bases debian", {}
-    probe = await _probe(settings.ca, ask or ask_hub, place or state.folder())
+    ordered = settings.bases == "registry"
+    probe = await _probe(settings.ca, ask or ask_hub, place or state.folder(), ordered=ordered)
     if probe.answered:
-        why = "ordered by --bases registry" if settings.bases == "registry" else "auto"
+        why = "ordered by --bases registry" if ordered else "auto"
         return "registry", f"{why}: {HUB} answers", probe.references
-    if settings.bases == "registry":
+    if ordered:
         raise PrerequisiteError(
             f"The registry of the base images, {HUB}, does not answer: {probe.detail}",
             remedy="Name the CA bundle of the one who intercepts the connection with `--ca` or "
@@ -300,10 +301,11 @@ def digests(
     return found
 
 
-async def _probe(ca: Path | None, ask: Ask, place: Path) -> Probe:
+async def _probe(ca: Path | None, ask: Ask, place: Path, *, ordered: bool) -> Probe:
     file = place / "bases.json"
     known = await to_thread.run_sync(_remembered, file, ca)
-    if known is not None:
+    # Who has ordered the registry may have just mended the network: a refusal does not hold then.
+    if known is not None and (known.answered or not ordered):
         return known
     probe = await to_thread.run_sync(_bounded, ask, ca)
     record = {
@@ -314,11 +316,7 @@ async def _probe(ca: Path | None, ask: Ask, place: Path) -> Probe:
         "references": dict(probe.references),
         "untrusted": probe.untrusted,
     }
-    try:
-        await to_thread.run_sync(state.write, file, json.dumps(record, indent=2))
-    except PrerequisiteError as error:
-        # Not remembered: the next run asks again, which costs it a moment and no more.
-        _log.debug("%s", error)
+    await to_thread.run_sync(state.remember, file, json.dumps(record, indent=2))
     return probe
 
 

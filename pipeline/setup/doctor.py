@@ -158,7 +158,7 @@ def _registry(settings: Settings) -> Finding:
     if answer == "registry":
         return Finding("registry", "ok", str(local))
     if answer == "nothing":
-        return Finding("registry", "missing", f"nothing answers on {local}", "make setup")
+        return Finding("registry", "missing", f"nothing answers on {local}", local.command)
     return Finding(
         "registry",
         "missing",
@@ -172,7 +172,9 @@ async def _bases(settings: Settings) -> Finding:
         found = await bases.resolve_bases(settings)
     except PrerequisiteError as error:
         command = (
-            "make setup" if "make setup" in error.remedy else "PIPELINE_BASES=debian make setup"
+            bases.home(settings).command
+            if "make setup" in error.remedy
+            else "PIPELINE_BASES=debian make setup"
         )
         return Finding("base images", "missing", error.message, command)
     names = ", ".join(ref.partition("@")[0].rpartition("/")[2] for ref in found.references.values())

@@ -49,6 +49,11 @@ class Registry:
         """The name of its container, and of the volume with its data."""
         return "slipway-registry" if str(self) == DEFAULT else f"slipway-registry-{self.port}"
 
+    @property
+    def command(self) -> str:
+        """What a person types to have it."""
+        return "make setup" if str(self) == DEFAULT else f"PIPELINE_REGISTRY={self} make setup"
+
     def answer(self) -> Literal["registry", "something", "nothing"]:
         """Return who answers at the address: a registry, something else, or nothing."""
         try:
@@ -71,7 +76,8 @@ class Registry:
             reply = self._request("HEAD", f"/v2/{repository}/manifests/{tag}")
         except (OSError, http.client.HTTPException) as error:
             raise PrerequisiteError(
-                f"The registry on {self} does not answer ({error})", remedy="Run `make setup`."
+                f"The registry on {self} does not answer ({error})",
+                remedy=f"Run `{self.command}`.",
             ) from error
         if reply.status == http.client.NOT_FOUND:
             # A registry says that it is one, also of what it does not have.

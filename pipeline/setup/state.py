@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from pipeline.setup.settings import Say
+
+_log = logging.getLogger(__name__)
 
 LOCK_LIMIT = 600.0
 """Seconds that one set-up waits for another: the longest that a first one takes, and more."""
@@ -152,6 +155,14 @@ def write(file: Path, text: str) -> None:
             f"{file} cannot be written: {error.strerror}",
             remedy="Point XDG_STATE_HOME to a folder that can be written.",
         ) from error
+
+
+def remember(file: Path, text: str) -> None:
+    """Write a file of the state folder that is a memory and no more; without it, one asks again."""
+    try:
+        write(file, text)
+    except PrerequisiteError as error:
+        _log.debug("%s", error)
 
 
 @asynccontextmanager

@@ -101,10 +101,13 @@ async def _with_tools(ctx: Context, client: dagger.Client) -> list[Finding]:
     tools = await _tools(ctx, client).sync()
     files = linted(ctx.source)
     everything = tools.with_mounted_directory("/src", ctx.directory(client, files))
-    ours = ctx.source.select("pyproject.toml", "pipeline", "tests", "bench")
+    results = client.cache_volume("slipway-mypy")
+    ours = set(ctx.source.select("pyproject.toml", "pipeline", "tests", "bench"))
     typed = tools.with_mounted_directory(
-        "/src", ctx.directory(client, [f for f in ours if f in set(files)])
-    ).with_mounted_cache(_CACHE, client.cache_volume("slipway-mypy"))
+        "/src", ctx.directory(client, [file for file in files if file in ours])
+    ).with_mounted_cache(_CACHE, results)
+    # On its own, because its package is called as the project's own tests are.
+    nginx = everything.with_mounted_cache(_CACHE, results)
     dockerfiles = [f.path for f in files if PurePosixPath(f.path).name.endswith("Dockerfile")]
     return await _checks(
         ctx,
@@ -112,6 +115,7 @@ async def _with_tools(ctx: Context, client: dagger.Client) -> list[Finding]:
             "ruff check": (everything, ["ruff", "check", "--no-cache", "."]),
             "ruff format": (everything, ["ruff", "format", "--no-cache", "--check", "."]),
             "mypy": (typed, ["mypy", f"--cache-dir={_CACHE}/project"]),
+            "mypy (nginx)": (nginx, ["mypy", f"--cache-dir={_CACHE}/nginx", "nginx/tests"]),
             "hadolint": (everything, ["hadolint", *dockerfiles]),
         },
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.setup import bases
+from tests.embedded import resources
 
 from .engines import TINY_SCRIPT, Client, Daemon
 from .projects import Ended, Project
@@ -44,7 +44,7 @@ def image(api: docker.APIClient) -> str:
     """Return an image in a registry, by digest, with a shell and python3."""
     import docker.errors
 
-    reference = os.environ.get("ENGINE_TEST_IMAGE") or bases.reference("debian", "api")
+    reference = os.environ.get("ENGINE_TEST_IMAGE") or resources().image
     look: Any = api.inspect_distribution
     try:
         digest = look(reference)["Descriptor"]["digest"]
@@ -57,9 +57,9 @@ def image(api: docker.APIClient) -> str:
 
 
 @pytest.fixture(scope="session")
-def registry(image: str) -> str:
+def registry() -> str:
     """Return the address of a registry that takes what is pushed to it."""
-    return os.environ.get("ENGINE_TEST_REGISTRY") or image.partition("/")[0]
+    return os.environ.get("ENGINE_TEST_REGISTRY") or resources().registry
 
 
 @pytest.fixture

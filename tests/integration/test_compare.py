@@ -11,6 +11,7 @@ import pytest
 from pipeline import compare, context
 from pipeline.config import find_root
 from pipeline.setup.command import tail
+from tests.embedded import resources
 
 from .conftest import DOCKER_HOST
 
@@ -50,30 +51,24 @@ def build(folder: Path, base: str, out: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["api", "nginx"])
 def test_two_builds_from_empty_caches_are_equal(
-    name: str, bases: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """File contents, modes, owners and configuration; times are not compared."""
     root = find_root(tmp_path.cwd())
     assert root is not None
     folder = root / context.IMAGES[name]
-    first = build(folder, bases[name], tmp_path / "first.tar")
-    second = build(folder, bases[name], tmp_path / "second.tar")
+    base = resources().bases[name]
+    first = build(folder, base, tmp_path / "first.tar")
+    second = build(folder, base, tmp_path / "second.tar")
     code = compare.main([str(first), str(second)])
     assert code == 0, capsys.readouterr().out
 
 
-@pytest.fixture
-def bases(image: str) -> dict[str, str]:
-    """Return the base images: those that this machine has."""
-    from pipeline.setup import bases as standins
-
-    api = image
-    return {"api": api, "nginx": standins.reference("debian", "nginx", api.partition("/")[0])}
-
-
-def test_images_on_a_registry_are_compared(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_on_a_registry_are_compared(
+    image: str, registry: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By their references; one that is not there is told."""
     assert compare.main([image, image]) == 0
     assert capsys.readouterr().out.startswith("equal: ")
-    assert compare.main([image, f"{image.partition('/')[0]}/no/such:image"]) == 2
+    assert compare.main([image, f"{registry}/no/such:image"]) == 2
     assert "is not on the registry" in capsys.readouterr().err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -14,10 +16,13 @@ import pytest
 from pipeline import images
 from pipeline.setup.registry import MANIFESTS
 
+from .engines import TINY
 from .projects import Ended, Project
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from .engines import Daemon
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 
@@ -154,3 +159,23 @@ def test_content_outside_a_checkout_is_tagged_by_its_content(
     assert json.loads(run.stdout) == run.report
     assert run.report["revision"] == ""
     assert all(":content-" in reference for reference in references(run).values())
+
+
+def test_prune_gives_the_disk_back_and_says_how_much(daemon: Daemon, tmp_path: Path) -> None:
+    """What the engine keeps on Docker, and the records of the steps."""
+    project = Project.make(tmp_path / "project", tmp_path, "127.0.0.1:1", git=False)
+    record = tmp_path / "cache/slipway/steps/a/record.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(b" " * 2_000_000)
+    with contextlib.closing(daemon.client()) as api:
+        api.tag(TINY, "slipway-cache", "1")
+        api.create_volume("kept", labels={"io.slipway.cache": "volume"})
+        ended = project.run("prune", "--docker-host", daemon.host)
+        assert (ended.code, ended.stderr) == (0, "")
+        told = (
+            r"Freed [0-9.]+ MB in Docker \(1 images, 1 volumes, BuildKit's cache\) and 2.0 MB in "
+        )
+        assert re.fullmatch(f"{told}{tmp_path}/cache/slipway\n", ended.stdout)
+        assert [row["RepoTags"] for row in api.images()] == [[TINY]]
+        assert not api.volumes()["Volumes"]
+    assert not record.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from .projects import Project
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
+
+TEMPORARY, RELAYS = Path("/tmp"), "slipway-relay-*"  # noqa: S108 - where relays are made
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -32,11 +35,17 @@ def test_signal_stops_everything_of_the_run(
 
 
 def test_run_after_a_kill_removes_what_was_left(project: Project, api: docker.APIClient) -> None:
-    """A kill leaves no time to put away; the next run finds it."""
+    """A kill leaves no time to put away; the next run finds it, also one that needs no engine."""
+    project.run().check(0)
+    relays = set(TEMPORARY.glob(RELAYS))
     running = project.start("--fresh", "verify")
     session = running.until_serving(api, project.home)
     running.stop(signal.SIGKILL)
     assert leftovers(api, session)
-    ended = project.run("--fresh", "verify")
+    made = set(TEMPORARY.glob(RELAYS)) - relays
+    assert made
+    ended = project.run()
     ended.check(0)
+    assert set(ended.states.values()) == {"cached"}
     assert leftovers(api, session) == []
+    assert not any(folder.exists() for folder in made)

@@ -83,7 +83,10 @@ def test_a_registry_is_started_used_and_stopped(tmp_path: Path, free_port: int) 
 def test_a_standin_says_what_it_stands_for() -> None:
     """Its labels name the official image; it has what a Dockerfile needs of its base."""
     settings = Settings("127.0.0.1:5050", bases="debian")
-    made = anyio.run(partial(setup, settings, say=print, place=state.folder()))
+    try:
+        made = anyio.run(partial(setup, settings, say=print, place=state.folder()))
+    except PrerequisiteError as error:
+        pytest.skip(f"stand-ins cannot be made here: {error}")
     assert made is not None
     docker = Docker(HOST)
     needed = {

@@ -22,6 +22,7 @@ import pytest
 from pipeline import connect, log
 from pipeline.config import Settings
 from pipeline.connect import Engine, Machine, choose, translate
+from pipeline.engine.store import Session, Store, remove_session
 from pipeline.errors import InternalError, PrerequisiteError, StepError, UsageError
 from pipeline.setup.docker import DockerUnreachableError
 
@@ -157,6 +158,23 @@ def test_embedded_engine_is_taken_where_there_is_no_dagger(tmp_path: Path) -> No
         assert engine.version
         assert "dl.dagger.io does not answer" in engine.reason
     assert here.asked == ["dl.dagger.io:443"]
+
+
+def test_memory_that_cannot_be_kept_stops_nothing(tmp_path: Path) -> None:
+    """The next run asks again, which costs it a moment and no more."""
+    (tmp_path / "file").touch()
+    here = Here(tmp_path / "file", {}, ("docker",))
+    assert choose(SETTINGS, here.machine()).name == "embedded"
+
+
+def test_order_does_not_believe_an_old_refusal(tmp_path: Path) -> None:
+    """The network may have come back since; what answered is believed."""
+    assert choose(SETTINGS, Here(tmp_path, {}, ("docker",)).machine()).name == "embedded"
+    back = Here(tmp_path, {}, ("docker",), ("dl.dagger.io:443",))
+    assert choose(SETTINGS, back.machine()).name == "embedded"
+    for _ in range(2):
+        assert choose(replace(SETTINGS, engine="dagger"), back.machine()).name == "dagger"
+    assert back.asked == ["dl.dagger.io:443"]
 
 
 @pytest.mark.parametrize("memory", ["{", "[]", '{"host": "dl.dagger.io", "at": 0, "why": "old"}'])
@@ -444,3 +462,18 @@ async def test_embedded_engine_that_cannot_start_is_a_prerequisite(tmp_path: Pat
     with pytest.raises(PrerequisiteError, match="embedded engine cannot start"):
         async with connect.client(engine, settings, cache_dir=tmp_path / "file/cache"):
             pass
+
+
+def test_what_a_killed_run_has_left_is_seen(tmp_path: Path) -> None:
+    """A session whose process is gone, and not one that runs; Dagger looks after its own."""
+    embedded = Engine("embedded", "0.1.0", "a test")
+    assert not connect.left_behind(embedded, tmp_path)
+    session = Session(Store(tmp_path))
+    assert not connect.left_behind(embedded, tmp_path)
+    # What the end of a process does, and no more.
+    for file in (session._lock, session._using):  # noqa: SLF001 - there is no other way to be dead
+        file.close()
+    assert connect.left_behind(embedded, tmp_path)
+    assert not connect.left_behind(replace(embedded, name="dagger"), tmp_path)
+    remove_session(session.folder)
+    assert not connect.left_behind(embedded, tmp_path)

@@ -30,7 +30,7 @@ FAILED = Result(
     2.04,
     cause="1 of 3 tests failed",
     remedy="Mend it",
-    evidence="\n".join(f"line {n}" for n in range(40)),
+    evidence="\n".join(f"line {n}" for n in range(80)),
     exit_code=1,
 )
 
@@ -124,6 +124,13 @@ def test_plain_lines_tell_each_step(tmp_path: Path) -> None:
     assert not err.getvalue()
 
 
+def test_content_of_no_commit_is_said_to_be_none() -> None:
+    """Nothing at all would look as if something had gone wrong."""
+    out = io.StringIO()
+    opened(out, io.StringIO()).found(Found(revision=""))
+    assert out.getvalue().startswith("revision  none, this is no git checkout  linux/amd64\n")
+
+
 def test_failure_is_told_at_the_end() -> None:
     """A failing step's sentence and the end of its output come after the table, on stderr."""
     out, err = io.StringIO(), io.StringIO()
@@ -131,7 +138,7 @@ def test_failure_is_told_at_the_end() -> None:
     lines = err.getvalue().splitlines()
     assert lines[1] == "test api failed: 1 of 3 tests failed. Mend it."
     assert lines[2] == "    [20 lines before these are in report.html]"
-    assert (lines[3], lines[-1]) == ("    line 20", "    line 39")
+    assert (lines[3], lines[-1]) == ("    line 20", "    line 79")
     assert out.getvalue().rstrip().endswith("s, exit code 1")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
+import dagger
 import pytest
 
 from pipeline import __main__, config
@@ -57,3 +60,35 @@ def test_links_of_documents_lead_to_files(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+OBJECTS: tuple[type, ...] = (
+    *(dagger.Client, dagger.Container, dagger.Directory, dagger.File, dagger.Host),
+    *(dagger.Secret, dagger.Service),
+)
+METHODS = {name for kind in OBJECTS for name, _ in inspect.getmembers(kind, inspect.isfunction)} - {
+    "digest",
+    "search",
+}  # our registry's, and that of a regular expression
+
+
+def used(files: list[Path]) -> set[str]:
+    """Return the fields of the API that files use, and those of their arguments that are named."""
+    calls = [
+        (node.func.attr, node.keywords)
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    found = [name for name, _ in calls if name in METHODS]
+    found += [f"{name}({k.arg})" for name, keys in calls if name in METHODS for k in keys]
+    return {re.sub("_+([a-z])", lambda m: m[1].upper(), name).replace("_", "") for name in found}
+
+
+def test_engine_s_readme_has_what_goes_beyond_the_contract() -> None:
+    """What the steps ask of an engine has passed on a real Dagger engine, or is said not to."""
+    steps = used([*ROOT.glob("pipeline/steps/*.py"), ROOT / "pipeline/context.py"])
+    beyond = steps - used([ROOT / "tests/contract/test_engine_contract.py"])
+    text = (ROOT / "pipeline/engine/README.md").read_text()
+    (told,) = re.findall(r"- by the pipeline: ([^;]*)", text)
+    assert beyond == {re.sub(r"\s", "", name) for name in re.findall("`([^`]*)`", told)}

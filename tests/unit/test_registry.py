@@ -111,7 +111,12 @@ async def test_registry_that_asks_who_is_there_is_up(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("registry.example.com", "network"), ("127.0.0.1:5050", "make setup")]
+    ("name", "remedy"),
+    [
+        ("registry.example.com", "network"),
+        ("127.0.0.1:5050", "Run `make setup`"),
+        ("127.0.0.1:5051", "Run `PIPELINE_REGISTRY=127.0.0.1:5051 make setup`"),
+    ],
 )
 async def test_registry_that_is_down_is_found_before_the_first_step(name: str, remedy: str) -> None:
     """The remedy is another for the registry that set-up starts."""

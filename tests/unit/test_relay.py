@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import stat
+import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
-from pipeline.relay import relay
+from pipeline.relay import relay, sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from anyio.abc import SocketStream
 
@@ -104,3 +105,24 @@ async def test_nothing_is_left(tmp_path: Path) -> None:
                 scope.cancel()
                 await anyio.sleep(1)
         assert not other.path.parent.exists()
+
+
+async def test_sweep_removes_what_a_kill_has_left_and_nothing_else(tmp_path: Path) -> None:
+    """The lock of a folder ends with its process; a relay that is at work keeps its own."""
+    code = (
+        "import anyio, os, signal\n"
+        "from pathlib import Path\n"
+        "from pipeline.relay import relay\n"
+        "async def main():\n"
+        "    async with relay(Path('/none')) as made:\n"
+        "        print(made.path, flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "anyio.run(main)"
+    )
+    async with echoing(tmp_path / "s"), relay(tmp_path / "s") as switch:
+        done = await anyio.run_process([sys.executable, "-c", code], check=False)
+        left = Path(done.stdout.decode().strip())
+        assert await anyio.Path(left).is_socket()
+        sweep()
+        assert not left.parent.exists()
+        assert await ask(switch.path, b"on") == b"on"

@@ -32,6 +32,8 @@ from .setup_fakes import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pipeline.setup.bases import Ask
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -106,7 +108,7 @@ def test_missing_standins_are_a_prerequisite_with_the_command(tmp_path: Path) ->
         settings = FakeSettings(registry=registry.address)
         with pytest.raises(PrerequisiteError, match="base image of nginx is not on") as raised:
             anyio.run(partial(resolve_bases, settings, place=tmp_path))
-    assert raised.value.remedy == "Run `make setup`."
+    assert raised.value.remedy == f"Run `PIPELINE_REGISTRY={registry.address} make setup`."
 
 
 def test_an_order_is_never_replaced_by_the_other(tmp_path: Path) -> None:
@@ -167,6 +169,18 @@ def test_a_broken_memory_is_asked_again(tmp_path: Path, text: str) -> None:
     (tmp_path / "bases.json").write_text(text)
     kind, _, _ = anyio.run(partial(choose, FakeSettings(bases="auto"), ask=online, place=tmp_path))
     assert kind == "registry"
+
+
+def test_an_order_does_not_believe_an_old_refusal(tmp_path: Path) -> None:
+    """The network may have come back since."""
+
+    def kind(bases: str, ask: Ask) -> str:
+        return anyio.run(partial(choose, FakeSettings(bases=bases), ask=ask, place=tmp_path))[0]
+
+    assert kind("auto", offline) == "debian"
+    assert kind("auto", online) == "debian"
+    assert kind("registry", online) == "registry"
+    assert kind("registry", offline) == "registry"
 
 
 def test_a_memory_that_cannot_be_kept_stops_nothing(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def test_a_bare_machine_is_told_the_one_command_for_each(
     for name in ("engine", "docker", "buildx", "registry", "base images"):
         assert found[name].state == "missing", name
         assert "make setup" in found[name].command, name
+    # As it is, set-up would start the default one.
+    assert found["registry"].command == f"PIPELINE_REGISTRY=127.0.0.1:{free_port} make setup"
     assert found["git"].state == "note"
     assert found["git"].command
     assert found["CA"].state == "note"

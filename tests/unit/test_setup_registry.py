@@ -89,10 +89,11 @@ def test_a_digest_is_that_of_the_registry() -> None:
 
 
 def test_a_registry_that_is_down_is_a_prerequisite(free_port: int) -> None:
-    """The remedy is set-up."""
+    """The remedy is set-up, for the registry that is meant."""
     with pytest.raises(PrerequisiteError, match="does not answer") as raised:
         Registry("127.0.0.1", free_port).digest("a", "1")
-    assert raised.value.remedy == "Run `make setup`."
+    assert raised.value.remedy == f"Run `PIPELINE_REGISTRY=127.0.0.1:{free_port} make setup`."
+    assert Registry("127.0.0.1", 5050).command == "make setup"
 
 
 def test_starting_publishes_on_the_loopback_only(tmp_path: Path, free_port: int) -> None:

@@ -73,6 +73,21 @@ def test_changed_checkout_is_dirty(checkout: Path) -> None:
     assert source.digest(after.select("nginx")) == source.digest(before.select("nginx"))
 
 
+def test_new_file_that_is_built_is_dirty(checkout: Path) -> None:
+    """It is in the image and not in the commit; one beside the images' folders is in neither."""
+    built = ("service", "nginx")
+    before = source.read(checkout, built=built)
+    (checkout / "out").mkdir()
+    (checkout / "out/report.json").touch()
+    (checkout / "service/noise.log").touch()
+    assert source.read(checkout, built=built).tag == before.tag
+    assert source.read(checkout).tag == f"{before.tag}-dirty"
+    (checkout / "service/new.py").touch()
+    assert source.read(checkout, built=built).tag == f"{before.tag}-dirty"
+    (checkout / "service/app.py").write_text("x = 1\n", encoding="utf-8")
+    assert source.read(checkout, built=built).tag == f"{before.tag}-dirty"
+
+
 def test_new_files_count_and_ignored_ones_do_not(checkout: Path) -> None:
     """Content is what git tracks, and what it would track."""
     before = paths(source.read(checkout))

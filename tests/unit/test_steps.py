@@ -447,13 +447,14 @@ def checks(fake: FakeDagger) -> set[str]:
 
 
 async def test_lint_runs_every_check(project: Path) -> None:
-    """ruff, mypy on both projects, hadolint on every Dockerfile, and nginx."""
+    """ruff, mypy on each package, hadolint on every Dockerfile, and nginx."""
     fake = FakeDagger()
     ctx = make_context(project, fake, bundle="-----")
     assert (await steps.lint(ctx)).state == "passed"
     assert checks(fake) == {
         "ruff check",
         "ruff format",
+        "mypy --cache-dir=/var/cache/slipway/nginx",
         "mypy --cache-dir=/var/cache/slipway/project",
         "mypy --cache-dir=/var/cache/slipway/service",
         "hadolint nginx/Dockerfile",

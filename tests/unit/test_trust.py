@@ -108,6 +108,15 @@ def test_unreachable_network_is_no_error_and_asked_again_sooner(tmp_path: Path) 
     assert ask.asked == 2
 
 
+def test_answer_that_cannot_be_remembered_stops_nothing(tmp_path: Path) -> None:
+    """The next run asks again, which costs it a moment and no more."""
+    (tmp_path / "file").touch()
+    ask = Ask("")
+    trust.check(None, tmp_path / "file", ask)
+    trust.check(None, tmp_path / "file", ask)
+    assert ask.asked == 2
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_intercepted_connection_is_found_before_the_first_step(
     tmp_path: Path, *, known: bool

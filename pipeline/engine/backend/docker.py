@@ -74,7 +74,6 @@ _CUT = b"\n[output cut: more than 64 MiB]\n"
 # throw the beginning away when there is much.
 _LOGS = {"Type": "local", "Config": {"max-size": "64g", "max-file": "1", "compress": "false"}}
 _STOP_SECONDS = 5
-_CHUNK = 1 << 20
 _CHUNK = 1 << 21
 _STDOUT, _STDERR = 1, 2
 # Archives up to this size stay in memory.
