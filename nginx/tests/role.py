@@ -136,7 +136,8 @@ def is_listening(port: int) -> bool:
     """Tell whether somebody listens on a port of this host."""
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
+        # Reset: the one that listened closed while it was being connected to.
         return False
     return True
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,6 @@ from .role import LIMIT, kill, running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from .role import Role
 
@@ -82,6 +83,48 @@ def test_unknown_command_is_refused(tmp_path: Path) -> None:
     done = slipway_nginx("reload", {}, tmp_path)
     assert done.returncode == 2
     assert "use proxy, socket-proxy, check or health" in done.stderr
+
+
+def test_proxy_waits_for_the_name_of_its_upstream(tmp_path: Path) -> None:
+    """Until there is such a name it says what it waits for, and may be stopped."""
+    settings = {"TMPDIR": str(tmp_path), "API_UPSTREAM": "no-such-name.invalid:8000"}
+    with subprocess.Popen(
+        ["slipway-nginx", "proxy"],
+        env={"PATH": os.environ["PATH"], **settings},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            waiting = "slipway-nginx: waiting for the name no-such-name.invalid\n"
+            assert process.stderr.readline() == waiting
+            assert process.poll() is None
+            process.send_signal(signal.SIGQUIT)
+            assert process.wait(LIMIT) == 0
+        finally:
+            process.kill()
+
+
+def test_name_that_never_comes_is_told_by_nginx(tmp_path: Path) -> None:
+    """The wait has an end; nginx then says what is missing."""
+    program = Path(shutil.which("slipway-nginx") or "").read_text(encoding="utf-8")
+    assert "\nname_limit=45\n" in program
+    hasty = tmp_path / "slipway-nginx"
+    hasty.write_text(program.replace("name_limit=45", "name_limit=1"), encoding="utf-8")
+    done = subprocess.run(
+        ["sh", str(hasty), "proxy"],
+        env={
+            "PATH": os.environ["PATH"],
+            "TMPDIR": str(tmp_path),
+            "API_UPSTREAM": "no-such-name.invalid:8000",
+        },
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "host not found in upstream" in done.stderr
 
 
 def log_with(role: Role, text: str) -> str:
