@@ -1,15 +1,15 @@
 # Slipway's commands. Settings are environment variables (PIPELINE_REGISTRY, PIPELINE_BASES, …), so
-# that set-up and run see the same; ARGS are arguments for `make run` and PYTEST for `make test`.
+# that set-up and run see the same; ARGS are arguments for `make run`, PYTEST for the tests.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 ENVIRONMENT := $(or $(UV_PROJECT_ENVIRONMENT),.venv)
 PYTHON := $(ENVIRONMENT)/bin/python
 BIN := $(ENVIRONMENT)/bin
 # `make setup` may be on its way to run: what it says is for a person, and its answer is its exit.
-.PHONY: help environment setup run test check fix bench down doctor clean
+.PHONY: help environment setup run test test-cluster check fix bench down doctor clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 environment:
 	@sh pipeline/setup/bootstrap.sh
@@ -22,9 +22,13 @@ run: setup  ## lint, test, build, push and verify; ARGS="--fresh test"
 
 test: setup  ## the project's own tests; PYTEST="-k name"
 	@mkdir -p reports
-	@$(PYTHON) -m pytest --cov=pipeline --cov-report=term:skip-covered \
+	@$(PYTHON) -m pytest -m "not cluster" --cov=pipeline --cov-report=term:skip-covered \
 		--cov-report=xml:reports/coverage.xml --cov-fail-under=90 \
 		--junitxml=reports/tests.xml $(PYTEST)
+
+test-cluster: run  ## the tests on a real Kubernetes with KEDA, which are made for it
+	@$(PYTHON) -m pytest -m cluster --junitxml=reports/tests-cluster.xml \
+		tests/cluster tests/manifests $(PYTEST)
 
 check: environment  ## format, lint and types of everything
 	@$(BIN)/ruff format --check

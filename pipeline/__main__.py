@@ -15,7 +15,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import click
+try:
+    import click
+except ModuleNotFoundError as missing:
+    # The first thing that is not Python's own.
+    sys.stderr.write(
+        f"error: {sys.executable} does not have what the pipeline needs ({missing.name}). Run "
+        "`make environment`, then `. .venv/bin/activate`.\n"
+    )
+    raise SystemExit(3) from None
 
 from pipeline import config
 from pipeline.errors import UsageError
@@ -33,7 +41,31 @@ COMMANDS = {
     "setup": "Set up what a run needs: Docker, base images and a registry.",
     "prune": "Remove what runs have kept, and say how much room that gave.",
     "down": "Stop what set-up started, and nothing else.",
+    "deploy": "Bring the pushed images to Kubernetes, and wait until they serve and scale.",
+    "cluster": "Have a Kubernetes on this machine, or prepare one.",
 }
+SUBCOMMANDS = {
+    "deploy": {
+        "apply": "Apply, wait until all is ready, ask for the list, and take it back when it "
+        "fails (implied).",
+        "render": "Print what would be applied; asks no cluster.",
+        "diff": "Show what would change, by a dry run on the server.",
+        "status": "Show what runs: release, images, replicas, scaling, warnings.",
+        "rollback": "Bring back release N, or the one before the one that runs.",
+        "releases": "List the releases that are recorded.",
+        "remove": "Delete everything that was deployed.",
+        "export": "Write the release that runs, with its images, into one FILE.",
+    },
+    "cluster": {
+        "up": "Start a cluster on this machine.",
+        "down": "Take back what up did.",
+        "status": "Show how the cluster on this machine is.",
+        "prepare": "Install metrics-server and KEDA in a cluster where they are missing.",
+    },
+}
+"""The commands that have commands of their own, and those."""
+IMPLIED = {"deploy": "apply"}
+"""What is meant when no subcommand is named."""
 
 _STEPS_HELP = f"STEP is {', '.join(config.STEPS[:-1])} or {config.STEPS[-1]}, and brings with it \
 the steps that it needs; without one, all run."
@@ -71,6 +103,55 @@ class _Program(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         _write_paragraphs(formatter, (_SETTINGS_HELP, _CREDENTIAL_HELP, _EXIT_HELP))
+
+
+class _Family(click.Group):
+    """A command with commands of its own, of which one may be implied."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        implied = IMPLIED.get(str(self.name))
+        first = args[0] if args else ""
+        if implied and first not in ("--help", "-h") and (not first or first.startswith("-")):
+            args = [implied, *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            raise _Unknown(str(self.name), args[0], list(self.commands))
+        return super().resolve_command(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        implied = IMPLIED.get(str(self.name))
+        if implied:
+            formatter.write_usage(f"{PROGRAM} {self.name}", f"[{implied}] [OPTIONS]")
+            formatter.write_usage(f"{PROGRAM} {self.name}", "COMMAND [OPTIONS]", prefix="       ")
+        else:
+            formatter.write_usage(f"{PROGRAM} {self.name}", "COMMAND [OPTIONS]")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        implied = IMPLIED.get(str(self.name))
+        if implied:
+            command = self.commands[implied]
+            command.format_options(click.Context(command, parent=ctx), formatter)
+        self.format_commands(ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        _write_paragraphs(formatter, (_SETTINGS_HELP, _EXIT_HELP))
+
+
+class _Unknown(click.UsageError):
+    """A subcommand that is not there."""
+
+    def __init__(self, family: str, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"Unknown command {name!r} of {family}")
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        self.remedy = f"{hint}Choose from {', '.join(known)}"
 
 
 class _Command(click.Command):
@@ -118,16 +199,37 @@ def program() -> click.Group:
         context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     )
     for name, text in COMMANDS.items():
-        params = [_parameter(setting) for setting in config.SETTINGS if name in setting.commands]
-        command = _Command(
-            name,
-            callback=_callback(name),
-            params=[param for param in params if param],
-            help=f"{text} {_STEPS_HELP}" if name == "run" else text,
-            short_help=text,
-        )
-        group.add_command(command)
+        if name not in SUBCOMMANDS:
+            group.add_command(_command(name, name, text))
+            continue
+        family = _Family(name, help=text, short_help=text, invoke_without_command=False)
+        for own, what in SUBCOMMANDS[name].items():
+            family.add_command(_command(own, f"{name} {own}", what))
+        group.add_command(family)
     return click.version_option(package_name="slipway", message="%(version)s")(group)
+
+
+def _command(name: str, full: str, text: str) -> click.Command:
+    """Return a command with the settings that it takes, and what it takes beside them."""
+    params = [_parameter(setting) for setting in config.SETTINGS if full in setting.commands]
+    return _Command(
+        name,
+        callback=_callback(full),
+        params=[*_arguments(full), *(param for param in params if param)],
+        help=f"{text} {_STEPS_HELP}" if full == "run" else text,
+        short_help=text,
+    )
+
+
+def _arguments(full: str) -> list[click.Parameter]:
+    """Return what a command takes that is no setting: it makes sense for this call alone."""
+    if full == "deploy rollback":
+        number = click.IntRange(min=1)
+        return [click.Argument(["release"], required=False, type=number, metavar="[N]")]
+    if full == "deploy export":
+        file = click.Path(path_type=Path, dir_okay=False)
+        return [click.Argument(["file"], type=file, metavar="FILE")]
+    return []
 
 
 def _callback(name: str) -> Callable[..., int]:
@@ -139,7 +241,9 @@ def _callback(name: str) -> Callable[..., int]:
             return _run(process, parts, **flags)
         from pipeline import course
 
-        return course.command(name, flags, process)
+        own = {each.name for each in _arguments(name)}
+        arguments = {key: flags.pop(key) for key in list(flags) if key in own}
+        return course.command(name, flags, process, arguments)
 
     return call
 
@@ -209,6 +313,11 @@ def _translated(raised: click.ClickException) -> UsageError:
     """Return click's error as ours."""
     ctx = raised.ctx if isinstance(raised, click.UsageError) else None
     path = ctx.command_path if ctx else PROGRAM
+    if isinstance(raised, click.exceptions.NoArgsIsHelpError) and ctx and ctx.info_name:
+        known = ", ".join(SUBCOMMANDS.get(ctx.info_name, COMMANDS))
+        return UsageError(f"{ctx.info_name} needs a command", remedy=f"Choose from {known}")
+    if isinstance(raised, _Unknown):
+        return UsageError(raised.message, remedy=raised.remedy)
     if isinstance(raised, click.NoSuchOption):
         close = [f"Did you mean {name}? " for name in (raised.possibilities or ())[:1]]
         return UsageError(

@@ -30,8 +30,13 @@ IMAGES = ("api", "nginx")
 ENGINES = ("auto", "dagger", "embedded")
 BASES = ("auto", "registry", "debian")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+PROVIDERS = ("minikube", "local")
 DEFAULT_REGISTRY = "127.0.0.1:5050"
 DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
+DEFAULT_OVERLAY = "minikube"
+DEFAULT_NAMESPACE = "slipway"
+DEFAULT_TIMEOUT = 300
+DEFAULT_KEDA = "https://github.com/kedacore/keda/releases/download/v2.21.0/keda-2.21.0.yaml"
 
 PREFIX = "PIPELINE_"
 FOREIGN = frozenset({"PIPELINE_WORKSPACE"})
@@ -39,10 +44,11 @@ FOREIGN = frozenset({"PIPELINE_WORKSPACE"})
 
 _SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(/v[0-9]+)?")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
-Kind = Literal["text", "list", "choice", "choices", "number", "switch", "path"]
+Kind = Literal["text", "list", "choice", "choices", "number", "switch", "path", "paths"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,13 @@ class Setting:
 
 
 _MACHINE = frozenset({"run", "doctor", "setup", "prune", "down"})
+_FIND = frozenset({"deploy apply", "deploy render", "deploy diff"})
+"""The commands that look for images and make manifests of them."""
+_CHANGE = frozenset({"deploy apply", "deploy rollback", "deploy remove"})
+_DEPLOY = _FIND | _CHANGE | {"deploy status", "deploy releases", "deploy export"}
+_IMAGES = _FIND | {"deploy rollback", "deploy export"}
+"""The commands that ask the registry, or tell the nodes how to."""
+_CLUSTER = frozenset({"cluster up", "cluster down", "cluster status", "cluster prepare"})
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -108,7 +121,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=DEFAULT_REGISTRY,
         help="Where the images are pushed to",
         metavar="HOST[:PORT][/NAMESPACE]",
-        commands=_MACHINE,
+        commands=_MACHINE | _IMAGES | _CLUSTER,
     ),
     Setting(
         name="tags",
@@ -117,7 +130,7 @@ SETTINGS: tuple[Setting, ...] = (
         key="tag",
         kind="list",
         default="from git describe",
-        help="A tag to push under, in the place of the one from git (repeatable)",
+        help="A tag to push under beside the one from git (repeatable)",
         metavar="TAG",
     ),
     Setting(
@@ -164,6 +177,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="reports",
         help="The folder that the reports are written to",
         metavar="DIR",
+        commands=frozenset({"run"}) | _FIND,
     ),
     Setting(
         name="platform",
@@ -193,6 +207,7 @@ SETTINGS: tuple[Setting, ...] = (
         kind="switch",
         default="no",
         help="Print the final result and errors only",
+        commands=frozenset({"run"}) | _CHANGE,
     ),
     Setting(
         name="json",
@@ -213,7 +228,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=f"DOCKER_HOST, else {DEFAULT_DOCKER_HOST}",
         help="The Docker Engine to use",
         metavar="URL",
-        commands=_MACHINE,
+        commands=_MACHINE | _CLUSTER,
     ),
     Setting(
         name="ca",
@@ -224,7 +239,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="SSL_CERT_FILE, else the system's",
         help="The CA bundle for downloads within builds",
         metavar="FILE",
-        commands=frozenset({"run", "doctor", "setup"}),
+        commands=frozenset({"run", "doctor", "setup"}) | _IMAGES | _CLUSTER,
     ),
     Setting(
         name="registry_user",
@@ -235,7 +250,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="from Docker's credential store",
         help="The user at the registry; the password is read from PIPELINE_REGISTRY_PASSWORD",
         metavar="NAME",
-        commands=frozenset({"run", "doctor"}),
+        commands=frozenset({"run", "doctor"}) | _IMAGES,
     ),
     Setting(
         name="registry_password",
@@ -246,7 +261,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="from Docker's credential store",
         help="The password at the registry; an environment variable only, so that it is in no "
         "list of processes and no file",
-        commands=frozenset({"run", "doctor"}),
+        commands=frozenset({"run", "doctor"}) | _IMAGES,
     ),
     Setting(
         name="log_level",
@@ -258,7 +273,128 @@ SETTINGS: tuple[Setting, ...] = (
         help="What is logged on standard error: debug, info, warning or error",
         metavar="LEVEL",
         choices=LOG_LEVELS,
-        commands=_MACHINE,
+        commands=_MACHINE | _DEPLOY | _CLUSTER,
+    ),
+    Setting(
+        name="context",
+        flag="--context",
+        variable="PIPELINE_CONTEXT",
+        key="context",
+        kind="text",
+        default="the kubeconfig's current one",
+        help="The context in the kubeconfig, which names the cluster",
+        metavar="NAME",
+        commands=_DEPLOY | _CLUSTER,
+    ),
+    Setting(
+        name="overlay",
+        flag="--overlay",
+        variable="PIPELINE_OVERLAY",
+        key="overlay",
+        kind="text",
+        default=DEFAULT_OVERLAY,
+        help="The overlay to deploy: a name under k8s/overlays, or a folder",
+        metavar="NAME|DIR",
+        commands=_FIND,
+    ),
+    Setting(
+        name="namespace",
+        flag="--namespace",
+        variable="PIPELINE_NAMESPACE",
+        key="namespace",
+        kind="text",
+        default=DEFAULT_NAMESPACE,
+        help="The namespace to deploy to",
+        metavar="NAME",
+        commands=_DEPLOY,
+    ),
+    Setting(
+        name="image_files",
+        flag="--images",
+        variable="PIPELINE_IMAGES",
+        key="",
+        kind="paths",
+        default="report.json of the last run",
+        help="A report.json that names images to deploy (repeatable: what they name is merged)",
+        metavar="FILE",
+        commands=_FIND,
+    ),
+    Setting(
+        name="deploy_tag",
+        flag="--tag",
+        variable="PIPELINE_DEPLOY_TAG",
+        key="",
+        kind="text",
+        default="none",
+        help="The tag in the registry whose images are deployed, in the place of a report's",
+        metavar="TAG",
+        commands=_FIND,
+    ),
+    Setting(
+        name="pull_from",
+        flag="--pull-from",
+        variable="PIPELINE_PULL_FROM",
+        key="pull-from",
+        kind="text",
+        default="the registry",
+        help="The registry as the nodes of the cluster see it",
+        metavar="HOST[:PORT]",
+        commands=_FIND,
+    ),
+    Setting(
+        name="archive",
+        flag="--from",
+        variable="PIPELINE_FROM",
+        key="",
+        kind="path",
+        default="none",
+        help="A file that `deploy export` wrote, to restore its release and push its images",
+        metavar="FILE",
+        commands=_FIND,
+    ),
+    Setting(
+        name="yes",
+        flag="--yes",
+        variable="PIPELINE_YES",
+        key="",
+        kind="switch",
+        default="no",
+        help="Agree to change what runs in production",
+        commands=_CHANGE,
+    ),
+    Setting(
+        name="timeout",
+        flag="--timeout",
+        variable="PIPELINE_TIMEOUT",
+        key="timeout",
+        kind="number",
+        default=f"{DEFAULT_TIMEOUT}",
+        help="Seconds that a deployment may take to be ready, and again to be taken back",
+        metavar="SECONDS",
+        commands=_CHANGE,
+    ),
+    Setting(
+        name="provider",
+        flag="--provider",
+        variable="PIPELINE_PROVIDER",
+        key="provider",
+        kind="choice",
+        default="minikube",
+        help="What makes the cluster: minikube, or local (a single node, on Linux as root)",
+        metavar="PROVIDER",
+        choices=PROVIDERS,
+        commands=_CLUSTER,
+    ),
+    Setting(
+        name="keda",
+        flag="--keda",
+        variable="PIPELINE_KEDA",
+        key="keda",
+        kind="text",
+        default="its release manifest",
+        help="Where KEDA comes from: a URL or a file of its release manifest, or helm",
+        metavar="URL|FILE|helm",
+        commands=frozenset({"cluster prepare"}),
     ),
 )
 
@@ -286,6 +422,17 @@ class Settings:
         registry_user: Empty means Docker's credential store.
         registry_password: Never printed; empty exactly when ``registry_user`` is.
         log_level: One of `LOG_LEVELS`.
+        context: A context of the kubeconfig; empty means its current one.
+        overlay: A name under ``k8s/overlays``, or an absolute path.
+        namespace: Where to deploy to, a DNS label.
+        image_files: Reports to take the images from; empty means the one in ``report_dir``.
+        deploy_tag: A tag to take the images from; empty means a report.
+        pull_from: ``HOST[:PORT]`` of the registry as nodes see it; empty means as we do.
+        archive: A file to restore a release from.
+        yes: Production may be changed.
+        timeout: Seconds that a deployment may take to be ready.
+        provider: What makes the cluster.
+        keda: A URL or a path of KEDA's release manifest, or ``helm``.
     """
 
     root: Path
@@ -306,6 +453,17 @@ class Settings:
     registry_user: str = ""
     registry_password: str = field(default="", repr=False)
     log_level: str = "warning"
+    context: str = ""
+    overlay: str = DEFAULT_OVERLAY
+    namespace: str = DEFAULT_NAMESPACE
+    image_files: tuple[Path, ...] = ()
+    deploy_tag: str = ""
+    pull_from: str = ""
+    archive: Path | None = None
+    yes: bool = False
+    timeout: float = float(DEFAULT_TIMEOUT)
+    provider: Literal["minikube", "local"] = "minikube"
+    keda: str = DEFAULT_KEDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +549,17 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], *, cwd: Path) 
         registry_user=user,
         registry_password=password,
         log_level=given.choice("log_level") or "warning",
+        context=_plain(given, "context", ""),
+        overlay=_overlay(given),
+        namespace=_namespace(given),
+        image_files=given.paths("image_files"),
+        deploy_tag=_deploy_tag(given),
+        pull_from=_pull_from(given),
+        archive=given.path("archive"),
+        yes=given.switch("yes"),
+        timeout=float(_whole(given, "timeout", "a number of seconds") or DEFAULT_TIMEOUT),
+        provider=cast('Literal["minikube", "local"]', given.choice("provider") or "minikube"),
+        keda=_keda(given),
     )
 
 
@@ -513,6 +682,16 @@ class _Sources:
             return None
         return (given.base / Path(str(given.value)).expanduser()).absolute()
 
+    def paths(self, name: str) -> tuple[Path, ...]:
+        """Return the paths of a list; in a variable, a comma separates them."""
+        given = self.find(name)
+        if given is None:
+            return ()
+        value = given.value
+        parts = value.split(",") if isinstance(value, str) else cast("tuple[str, ...]", value)
+        named = dict.fromkeys(part.strip() for part in parts if part.strip())
+        return tuple((given.base / Path(part).expanduser()).absolute() for part in named)
+
     def choice(self, name: str) -> str | None:
         given = self.text(name)
         if given is None:
@@ -564,6 +743,7 @@ _NOUNS = {
     "bases": "kind of base images",
     "fresh": "step",
     "log_level": "log level",
+    "provider": "provider",
 }
 
 
@@ -664,13 +844,66 @@ def _platform(given: _Sources) -> str:
 
 
 def _jobs(given: _Sources) -> int:
-    found = given.find("jobs")
+    return _whole(given, "jobs", "a number of jobs") or 2 * (os.cpu_count() or 1)
+
+
+def _whole(given: _Sources, name: str, wanted: str) -> int | None:
+    found = given.find(name)
     if found is None:
-        return 2 * (os.cpu_count() or 1)
+        return None
     text = str(found.value)
     if isinstance(found.value, bool) or not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise _wrong(found, "a number of jobs", "Give a whole number, 1 or more")
+        raise _wrong(found, wanted, "Give a whole number, 1 or more")
     return int(text)
+
+
+def _plain(given: _Sources, name: str, default: str) -> str:
+    found = given.text(name)
+    return str(found.value) if found and found.value else default
+
+
+def _overlay(given: _Sources) -> str:
+    """Return the name of an overlay, or an absolute path: what has a separator in it is one."""
+    text = _plain(given, "overlay", DEFAULT_OVERLAY)
+    if text in {".", ".."} or os.sep in text:
+        return str(given.path("overlay"))
+    return text
+
+
+def _namespace(given: _Sources) -> str:
+    found = given.text("namespace")
+    if found is None:
+        return DEFAULT_NAMESPACE
+    if not _NAMESPACE.fullmatch(str(found.value)):
+        raise _wrong(
+            found,
+            "the name of a namespace",
+            "It has at most 63 lower-case letters, digits, and '-' between them",
+        )
+    return str(found.value)
+
+
+def _deploy_tag(given: _Sources) -> str:
+    found = given.text("deploy_tag")
+    if found is None:
+        return ""
+    _checked(found, references.validate_tag)
+    return str(found.value)
+
+
+def _pull_from(given: _Sources) -> str:
+    found = given.text("pull_from")
+    if found is None:
+        return ""
+    _checked(found, references.parse_registry)
+    if "/" in str(found.value):
+        raise _wrong(found, "HOST[:PORT]", "Leave the path out: repositories keep their names")
+    return str(found.value)
+
+
+def _keda(given: _Sources) -> str:
+    text = _plain(given, "keda", DEFAULT_KEDA)
+    return text if text == "helm" or "://" in text else str(given.path("keda"))
 
 
 def _docker_host(given: _Sources, environ: Mapping[str, str]) -> str:

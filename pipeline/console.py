@@ -14,7 +14,7 @@ import shutil
 import textwrap
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
 from pipeline import report as reports
 from pipeline.errors import ExitCode, PipelineError
@@ -32,6 +32,7 @@ _EVIDENCE_LINES = 60
 """Lines of output on the screen for a failure: what lint and a failing test have to say, whole."""
 _FIRST_WORD_AFTER = 2.0
 _WORD_EVERY = 30.0
+_NEWS_EVERY = 3.0
 _PLAIN_WIDTH = 120
 _SIGNALLED = 128
 _COLOURS: dict[State, str] = {
@@ -41,6 +42,20 @@ _COLOURS: dict[State, str] = {
     "skipped": "\x1b[90m",
 }
 _GLYPHS: dict[State, str] = {"passed": "✓", "cached": "=", "failed": "✗", "skipped": "-"}
+
+
+class Row(NamedTuple):
+    """One thing that is waited for.
+
+    Attributes:
+        name: What it is.
+        state: What is thought of it.
+        text: How far it is, or what is wrong.
+    """
+
+    name: str
+    state: Literal["ready", "waiting", "doubtful", "hopeless"]
+    text: str
 
 
 def open_console(
@@ -83,6 +98,8 @@ class Console:
         self._width = 0
         # When each running task began, and when it was last spoken of.
         self._running: dict[Key, tuple[float, float | None]] = {}
+        # What was last said of each thing that is waited for, and when.
+        self._told: dict[str, tuple[Row, float]] = {}
 
     def begin(self, text: str) -> None:
         """Say what is being done before the first step."""
@@ -161,6 +178,35 @@ class Console:
     def say(self, text: str) -> None:
         """Print a line of a command that is no run, as ``doctor`` does."""
         self._write(self._stdout, printable(text))
+
+    def progress(self, text: str) -> None:
+        """Print a line of how a command gets on, which ``--quiet`` does without."""
+        self.say(text)
+
+    def watch(self, rows: Sequence[Row]) -> None:
+        """Tell how far the things are that are waited for; called again and again.
+
+        Args:
+            rows: All of them, in an order that stays.
+        """
+        now = self._clock()
+        width = max((len(row.name) for row in rows), default=0)
+        for row in rows:
+            told, since = self._told.get(row.name, (None, 0.0))
+            if told is None or told.state != row.state:
+                due = now
+            elif row.state == "ready":
+                # Its figures go on moving, and it stays ready.
+                continue
+            else:
+                due = since + (_WORD_EVERY if told == row else _NEWS_EVERY)
+            if now >= due:
+                self._told[row.name] = (row, now)
+                self.progress(f"{row.name:<{width}}  {row.state:<8}  {row.text}".rstrip())
+
+    def watched(self) -> None:
+        """End the waiting: what is waited for next is told from its beginning."""
+        self._told.clear()
 
     def close(self) -> None:
         """End what is live on the screen."""
@@ -259,6 +305,9 @@ class Quiet(Console):
     def stopping(self) -> None:
         """Say nothing."""
 
+    def progress(self, text: str) -> None:
+        """Say nothing."""
+
     def finish(self, report: Report, files: Sequence[Path], error: PipelineError | None) -> None:  # noqa: ARG002 - the base's
         """Print the failures and the last line."""
         self._tell_failures(report, error)
@@ -285,6 +334,7 @@ class Live(Console):
         from rich.live import Live as Display
 
         self._tasks: tuple[Task, ...] = ()
+        self._rows: tuple[Row, ...] = ()
         self._results: dict[Key, Result] = {}
         self._began = time.monotonic()
         self._doing = ""
@@ -301,6 +351,31 @@ class Live(Console):
         if not self._open:
             self._display.start(refresh=True)
             self._open = True
+
+    def say(self, text: str) -> None:
+        """Print a line, above what is live."""
+        if self._open:
+            self._screen.print(printable(text), markup=False, soft_wrap=True)
+        else:
+            super().say(text)
+
+    def watch(self, rows: Sequence[Row]) -> None:
+        """Show how far the things are that are waited for."""
+        if not self._rows:
+            self._began = self._clock()
+        self._rows = tuple(rows)
+        if not self._open:
+            self.begin("")
+
+    def watched(self) -> None:
+        """Take the table from the screen, and leave what became of each thing."""
+        self.close()
+        rows, self._rows = self._rows, ()
+        width = max((len(row.name) for row in rows), default=0)
+        for row in rows:
+            glyph = "✓" if row.state == "ready" else "✗" if row.state == "hopeless" else "-"
+            mark = glyph if self._glyphs else row.state[0]
+            self.say(f"{mark} {row.name:<{width}}  {row.text}".rstrip())
 
     def found(self, surroundings: Surroundings) -> None:
         """Say what the run works with, above the table."""
@@ -333,7 +408,34 @@ class Live(Console):
             self._open = False
             self._display.stop()
 
+    def _render_rows(self) -> Table:
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2, 0, 0))
+        names = max(len(row.name) for row in self._rows)
+        for width in (1, names):
+            table.add_column(no_wrap=True, min_width=width, max_width=width)
+        room = max(self._screen.width - names - 1 - 4 - 2, 8)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=room)
+        spinner = "dots" if self._glyphs else "line"
+        styles = {"ready": "green", "doubtful": "yellow", "hopeless": "red"}
+        for row in self._rows:
+            text = Text(_first_line(row.text), style=styles.get(row.state, ""))
+            if row.state == "ready":
+                table.add_row(Text("✓" if self._glyphs else "r", style="green"), row.name, text)
+            elif row.state == "hopeless":
+                table.add_row(Text("✗" if self._glyphs else "x", style="red"), row.name, text)
+            else:
+                table.add_row(Spinner(spinner, style="cyan"), row.name, text)
+        took = f"{self._clock() - self._began:.1f} s  {self._doing}"
+        table.add_row("", Text(took, style="dim"), "")
+        return table
+
     def _render(self) -> Table:
+        if self._rows:
+            return self._render_rows()
         from rich.spinner import Spinner
         from rich.table import Table
         from rich.text import Text

@@ -132,7 +132,7 @@ class Context:
         self._elsewhere = elsewhere
         self.login = login
         self.platform = settings.platform or this_platform()
-        self.tags = settings.tags or (source.tag,)
+        self.tags = tuple(dict.fromkeys((source.tag, *settings.tags)))
         self.socket = socket
         self.others = others
         self.records = records
@@ -151,7 +151,7 @@ class Context:
 
     @property
     def tag(self) -> str:
-        """The tag that names this run's images; there may be more of them."""
+        """The tag that names this run's images: the one from git, before those of the settings."""
         return self.tags[0]
 
     @property
@@ -353,7 +353,7 @@ async def prepare(settings: Settings) -> AsyncIterator[Context]:
         lambda: to_thread.run_sync(_docker_socket, settings.docker_host),
         lambda: to_thread.run_sync(trust.check, settings.ca),
     )
-    others = await _others(settings, address, client, (settings.tags or (found.tag,))[0])
+    others = await _others(settings, address, client, found.tag)
     home = cache.folder()
     async with _Lazy(
         lambda: connect.client(engine, settings, cache_dir=home / "engine")

@@ -18,7 +18,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import anyio
 from anyio import to_thread
@@ -26,7 +26,7 @@ from anyio import to_thread
 from pipeline import config, flow, log
 from pipeline import report as reports
 from pipeline.console import open_console
-from pipeline.errors import InternalError, PipelineError, PrerequisiteError
+from pipeline.errors import ExitCode, InternalError, PipelineError, PrerequisiteError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,6 @@ _log = logging.getLogger(__name__)
 CLEANUP_LIMIT = 9.0
 """Seconds from the signal to the end of the process, at most; the tenth is for the reports."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HEARTBEAT = 0.5
 
 
@@ -125,15 +124,28 @@ def fail(raised: Exception, process: Process) -> int:
     return course.tell(InternalError("the pipeline", raised, traceback=file))
 
 
-def command(name: str, flags: Mapping[str, object], process: Process) -> int:
-    """Run a command that is about the machine, and return the exit code."""
-    return _Course(flags, process).command(name)
+def command(
+    name: str,
+    flags: Mapping[str, object],
+    process: Process,
+    arguments: Mapping[str, object] | None = None,
+) -> int:
+    """Run a command that is no run, and return the exit code.
+
+    Args:
+        name: Its name in `COMMANDS`.
+        flags: As for `run`.
+        process: As for `run`.
+        arguments: What it takes beside settings.
+    """
+    return _Course(flags, process).command(name, arguments or {})
 
 
 async def _doctor(settings: Settings, _say: Say) -> int:
+    from pipeline.cluster import findings
     from pipeline.setup import doctor
 
-    return await doctor.doctor(settings, as_json=settings.json)
+    return await doctor.doctor(settings, as_json=settings.json, more=await findings.examine())
 
 
 async def _setup(settings: Settings, say: Say) -> int:
@@ -179,13 +191,84 @@ def _amount(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
+async def _cluster_up(settings: Settings, say: Say) -> int:
+    from pipeline import cluster
+
+    await cluster.up(settings, say)
+    return 0
+
+
+async def _cluster_down(settings: Settings, say: Say) -> int:
+    from pipeline import cluster
+
+    await cluster.down(settings, say)
+    return 0
+
+
+async def _cluster_status(settings: Settings, say: Say) -> int:
+    from pipeline import cluster
+
+    return 0 if await cluster.status(settings, say) else int(ExitCode.STEP_FAILED)
+
+
+async def _cluster_prepare(settings: Settings, say: Say) -> int:
+    from pipeline import cluster
+
+    await cluster.prepare(settings, say)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Settings, Say], Awaitable[int]]] = {
     "doctor": _doctor,
     "setup": _setup,
     "prune": _prune,
     "down": _down,
+    "cluster up": _cluster_up,
+    "cluster down": _cluster_down,
+    "cluster status": _cluster_status,
+    "cluster prepare": _cluster_prepare,
 }
 """The commands that are about the machine, and no run."""
+
+
+Deployment = Callable[["Settings", "Console", "Mapping[str, object]"], Awaitable[int]]
+
+
+def _deployment(name: str) -> Deployment:
+    """Return a command of `pipeline.deploy`, which is imported when it is called."""
+
+    async def call(settings: Settings, console: Console, _arguments: Mapping[str, object]) -> int:
+        from pipeline import deploy
+
+        body: Callable[[Settings, Console], Awaitable[int]] = getattr(deploy, name)
+        return await body(settings, console)
+
+    return call
+
+
+async def _roll_back(settings: Settings, console: Console, arguments: Mapping[str, object]) -> int:
+    from pipeline import deploy
+
+    return await deploy.roll_back(settings, console, cast("int | None", arguments["release"]))
+
+
+async def _export(settings: Settings, console: Console, arguments: Mapping[str, object]) -> int:
+    from pipeline import deploy
+
+    return await deploy.export(settings, console, cast("Path", arguments["file"]))
+
+
+DEPLOY: dict[str, Deployment] = {
+    "deploy apply": _deployment("apply"),
+    "deploy render": _deployment("show"),
+    "deploy diff": _deployment("diff"),
+    "deploy status": _deployment("status"),
+    "deploy rollback": _roll_back,
+    "deploy releases": _deployment("releases"),
+    "deploy remove": _deployment("remove"),
+    "deploy export": _export,
+}
+"""The commands that are about what runs in a cluster."""
 
 
 class _Course:
@@ -227,7 +310,8 @@ class _Course:
         if self._folder:
             try:
                 config.prepare_report_dir(self._folder)
-            except PipelineError:
+                reports.clear(self._folder)
+            except (PipelineError, OSError):
                 # Either this is the error, or there is a more important one to tell.
                 self._folder = None
         return self._end(None, error)
@@ -237,13 +321,45 @@ class _Course:
         self._console.error(error)
         return int(error.exit_code)
 
-    def command(self, name: str) -> int:
+    def command(self, name: str, arguments: Mapping[str, object]) -> int:
         """Run a command that is no run."""
+        stop = _Stop(self._process, self._console.stopping, self._abandon)
+        code = 0
         try:
-            return anyio.run(COMMANDS[name], self._settings(), self._console.say)
+            code = anyio.run(self._command, name, self._settings(), arguments, stop)
+        except KeyboardInterrupt:
+            # Before the loop listens to signals, and after.
+            stop.signum = stop.signum or signal.SIGINT
         except Exception as raised:  # noqa: BLE001 - the one place where everything is caught
             self._folder = None
+            self._ended.set()
             return self.tell(self._only(raised))
+        self._ended.set()
+        self._console.close()
+        return code if stop.signum is None else 128 + stop.signum
+
+    async def _command(
+        self, name: str, settings: Settings, arguments: Mapping[str, object], stop: _Stop
+    ) -> int:
+        code = 0
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                await group.start(stop.listen, scope)
+                if name in COMMANDS:
+                    code = await COMMANDS[name](settings, self._console.say)
+                else:
+                    code = await DEPLOY[name](settings, self._console, arguments)
+            group.cancel_scope.cancel()
+        return code
+
+    def _abandon(self, signum: int) -> None:
+        """End a command that takes too long to put things away; as `_give_up`."""
+        if not self._ended.is_set():
+            self._console.close()
+            self._console.note(
+                f"Not everything was put away within {self._process.cleanup_limit:.0f} s"
+            )
+        self._process.exit_now(128 + signum)
 
     def _reported_settings(self) -> Settings:
         settings = self._settings()
@@ -349,6 +465,10 @@ class _Stop:
         give_up: Callable[[int], None],
     ) -> None:
         self.signum: int | None = None
+        self._signals = [signal.SIGINT, signal.SIGTERM]
+        # Under `nohup` it stays ignored.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._signals.append(signal.SIGHUP)
         self._exit_now = process.exit_now
         self._limit = process.cleanup_limit
         self._tell = tell
@@ -358,7 +478,7 @@ class _Stop:
         self, scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
         """Wait for signals, and cancel ``scope`` at the first."""
-        with anyio.open_signal_receiver(*_SIGNALS) as received:
+        with anyio.open_signal_receiver(*self._signals) as received:
             task_status.started()
             async for signum in received:
                 if self.signum is not None:
@@ -371,7 +491,7 @@ class _Stop:
                 timer.daemon = True
                 timer.start()
                 # From here the loop may be busy with putting away: do not depend on it.
-                for each in _SIGNALS:
+                for each in self._signals:
                     signal.signal(each, lambda number, _frame: self._exit_now(128 + number))
                 scope.cancel()
 

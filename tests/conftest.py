@@ -1,7 +1,7 @@
 """What every test may rely on: a test is skipped where what its marker names is not there.
 
-With CI=true a skipped docker test fails: a machine of the continuous integration has Docker, and a
-suite that quietly left out half of itself must not pass.
+With CI=true a skipped docker or cluster test fails: a machine of the continuous integration has
+what these need, and a suite that quietly left out half of itself must not pass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 REGISTRIES = ("pypi.org", 443)
-REFUSAL = "CI=true, and a docker test may not be skipped there: "
+REQUIRED = ("docker", "cluster")
+"""The markers whose tests may not be skipped where CI is true."""
+REFUSAL = "CI=true, and a {} test may not be skipped there: "
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -34,14 +36,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make a skipped docker test a failed one where CI is true."""
+    """Make a skipped test a failed one where CI is true and what it needs has to be there."""
     report = yield
     in_ci = os.environ.get("CI", "").lower() in {"true", "1"}
     skipped = report.skipped and not hasattr(report, "wasxfail")
-    if in_ci and skipped and item.get_closest_marker("docker") is not None:
+    marker = next((name for name in REQUIRED if item.get_closest_marker(name)), None)
+    if in_ci and skipped and marker is not None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"{REFUSAL}{reason}"
+        report.longrepr = f"{REFUSAL.format(marker)}{reason}"
     return report
 
 

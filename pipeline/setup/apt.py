@@ -1,4 +1,4 @@
-"""Debian's packages: what to install for Docker, from where, and how; Debian and Ubuntu only.
+"""Debian's packages: what to install, from where, and how; Debian and Ubuntu only.
 
 Debian 12 has a Docker without buildx. Debian 13's installs beside it with nothing upgraded when
 each package is asked for by its suite (``docker.io/trixie``); ``-t trixie`` would bring libc along.
@@ -8,6 +8,7 @@ The suite is pinned at 50, so that nothing else of it is ever taken.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.setup.bases import MIRROR, SUITE
 from pipeline.setup.command import succeed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.setup.command import Run
     from pipeline.setup.settings import Say
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 SOURCES = Path("/etc/apt")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 ENGINE = ("docker.io", "docker-cli", "docker-buildx")
+ETCD = "etcd-server"
+LEAST: Mapping[str, tuple[int, int]] = {ETCD: (3, 5)}
+"""The versions that are old enough to be worthless: Kubernetes 1.34 and later want etcd 3.5."""
+_OF_SUITE = frozenset({*ENGINE, ETCD})
+"""What is taken from the added suite: the parts of one thing come from one place."""
 LIMIT = 600.0
 LOCK_LIMIT = 120.0
 """Seconds to wait for another apt, such as the upgrades that a machine does by itself."""
@@ -123,7 +129,7 @@ def mirror(found: Iterable[Source]) -> Source:
 def stanza(source: Source) -> str:
     """Return the ``.sources`` file for Debian's stable suite from a mirror."""
     lines = [
-        "# Made by Slipway's set-up, for Docker with buildx. `Package: *` of it is pinned at 50.",
+        "# Made by Slipway, for Docker with buildx and for etcd. All of it is pinned at 50.",
         "Types: deb",
         f"URIs: {source.uri}",
         f"Suites: {' '.join(source.suites)}",
@@ -168,13 +174,13 @@ class Apt:
         await self._update()
         candidates = {name: await self.candidate(name) for name in names}
         suite = ""
-        if not all(candidates[name] for name in names if name != "docker-cli"):
-            missing = [name for name in names if not candidates[name]]
+        missing = [name for name in names if not _serves(name, candidates[name])]
+        if any(name != "docker-cli" for name in missing):
             if self.distribution != "debian":
                 raise PrerequisiteError(
-                    f"This {self.distribution} has no package {' and '.join(missing)}",
-                    remedy="Install Docker with buildx as https://docs.docker.com/engine/install/ "
-                    "says, then run `make setup` again.",
+                    f"This {self.distribution} has no package "
+                    f"{' and '.join(map(_described, missing))}",
+                    remedy=_elsewhere(missing),
                 )
             await to_thread.run_sync(self._add_suite)
             await self._update()
@@ -183,7 +189,7 @@ class Apt:
             # The engine and its parts come from the same suite; the rest is this machine's own.
             suite = f"/{SUITE}"
         wanted = [
-            f"{name}{suite}" if name in ENGINE else name for name in names if candidates[name]
+            f"{name}{suite}" if name in _OF_SUITE else name for name in names if candidates[name]
         ]
         await succeed(
             self.run,
@@ -238,6 +244,31 @@ class Apt:
         for file, text in ((preferences, PIN), (self._suite_file, stanza(source))):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
+
+
+def _serves(name: str, version: str) -> bool:
+    """Return whether a version of a package would do; an empty one is none."""
+    if not version or name not in LEAST:
+        return bool(version)
+    # policy-manual, "Version": an epoch may stand before a colon.
+    numbers = re.findall(r"\d+", version.rpartition(":")[2])[:2]
+    return tuple(map(int, numbers)) >= LEAST[name]
+
+
+def _described(name: str) -> str:
+    least = LEAST.get(name)
+    return f"{name} {'.'.join(map(str, least))} or later" if least else name
+
+
+def _elsewhere(missing: Sequence[str]) -> str:
+    if ETCD in missing:
+        return (
+            "Install etcd as https://etcd.io/docs/latest/install/ says, so that `etcd` is on PATH."
+        )
+    return (
+        "Install Docker with buildx as https://docs.docker.com/engine/install/ says, then run "
+        "`make setup` again."
+    )
 
 
 def distribution(file: Path = Path("/etc/os-release")) -> str:

@@ -44,17 +44,22 @@ class Finding:
     command: str = ""
 
 
-async def doctor(settings: Settings, as_json: bool = False) -> int:  # noqa: FBT001, FBT002  the switch of the command line
+async def doctor(
+    settings: Settings,
+    as_json: bool = False,  # noqa: FBT001, FBT002  the switch of the command line
+    more: tuple[Finding, ...] = (),
+) -> int:
     """Print what is here and what is missing, on standard output.
 
     Args:
         settings: What a run would be asked for.
         as_json: Print it for a program.
+        more: What was found of things that set-up knows nothing of.
 
     Returns:
         The exit code: 0 when a run could start, 3 when not.
     """
-    findings = await examine(settings)
+    findings = (*await examine(settings), *more)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))  # noqa: T201
     else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline import log
-from pipeline.console import Console, Json, Live, Quiet, open_console
+from pipeline.console import Console, Json, Live, Quiet, Row, open_console
 from pipeline.errors import PrerequisiteError
 from pipeline.report import Recorder
 from pipeline.task import Key, Result
@@ -247,3 +247,99 @@ def test_reader_that_goes_away_does_not_stop_the_run() -> None:
     err = io.StringIO()
     play(opened(Gone(), err), FAILED, code=1)
     assert "test api failed" in err.getvalue()
+
+
+def rows(*texts: tuple[str, str]) -> list[Row]:
+    """Return rows with these states and texts."""
+    return [
+        Row(f"thing {number}", state, text)  # type: ignore[arg-type]
+        for number, (state, text) in enumerate(texts)
+    ]
+
+
+class Watch:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """Say what time it is."""
+        return self.now
+
+
+def test_what_is_waited_for_is_told_when_it_changes() -> None:
+    """In plain lines each thing is told once, and again when its state or its text changes."""
+    out, clock = io.StringIO(), Watch()
+    console = Console(out, io.StringIO(), colour=False, clock=clock)
+    for moment, texts in (
+        (0.0, (("ready", "all"), ("waiting", "0 of 2"))),
+        (1.0, (("ready", "all of it"), ("waiting", "0 of 2"))),
+        (2.0, (("ready", "all"), ("waiting", "1 of 2"))),
+        (4.0, (("ready", "all"), ("waiting", "1 of 2"))),
+        (5.0, (("ready", "all"), ("ready", "2 of 2"))),
+    ):
+        clock.now = moment
+        console.watch(rows(*texts))
+    assert out.getvalue().splitlines() == [
+        "thing 0  ready     all",
+        "thing 1  waiting   0 of 2",
+        "thing 1  waiting   1 of 2",
+        "thing 1  ready     2 of 2",
+    ]
+
+
+def test_silence_is_never_a_hang() -> None:
+    """What waits for long is told again, and what is ready is not."""
+    out, clock = io.StringIO(), Watch()
+    console = Console(out, io.StringIO(), colour=False, clock=clock)
+    for moment in range(70):
+        clock.now = float(moment)
+        console.watch(rows(("ready", ""), ("waiting", "still")))
+    assert out.getvalue().splitlines().count("thing 1  waiting   still") == 3
+    assert out.getvalue().splitlines().count("thing 0  ready") == 1
+
+
+def test_waiting_for_the_next_thing_begins_anew() -> None:
+    """After one waiting has ended, the same rows are told again."""
+    out = io.StringIO()
+    console = Console(out, io.StringIO(), colour=False)
+    for _ in range(2):
+        console.watch(rows(("ready", "all")))
+        console.watched()
+    assert out.getvalue().splitlines() == ["thing 0  ready     all"] * 2
+
+
+def test_quiet_does_without_progress() -> None:
+    """With --quiet only the result is printed."""
+    out = io.StringIO()
+    console = opened(out, io.StringIO(), quiet=True)
+    console.progress("getting on")
+    console.watch(rows(("waiting", "0 of 2")))
+    console.watched()
+    console.say("done")
+    assert out.getvalue() == "done\n"
+
+
+def test_live_rows_leave_what_became_of_each_thing() -> None:
+    """On a terminal a table follows, lines are printed above it, and the last state stays."""
+    out = Terminal()
+    console = opened(out, io.StringIO(), TERM="xterm")
+    console.watch(rows(("waiting", "0 of 2"), ("doubtful", "no room [yet]")))
+    console.say("something [happened]")
+    console.watch(rows(("ready", "2 of 2"), ("hopeless", "no room [at all]")))
+    console.watched()
+    text = out.getvalue()
+    assert "something [happened]" in text
+    assert text.endswith("✓ thing 0  2 of 2\n✗ thing 1  no room [at all]\n")
+    assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_secrets_in_rows_are_scrubbed() -> None:
+    """What the cluster says passes the same filter as everything else."""
+    log.conceal("hunter2")
+    for out in (io.StringIO(), Terminal()):
+        console = opened(out, io.StringIO(), TERM="xterm")
+        console.watch(rows(("waiting", "hunter2")))
+        console.watched()
+        assert "hunter2" not in out.getvalue()

@@ -17,7 +17,7 @@ DOCUMENTS = sorted(
     path
     for pattern in (
         "*.md",
-        "docs/*.md",
+        "docs/**/*.md",
         "bench/*.md",
         "pipeline/**/*.md",
         "service/*.md",
@@ -48,10 +48,18 @@ def test_readme_has_no_setting_that_is_not_there() -> None:
     assert named <= {setting.variable for setting in config.SETTINGS}
 
 
-@pytest.mark.parametrize("command", sorted(set(__main__.COMMANDS) - {"run"}))
+COMMANDS = [
+    *(name for name in __main__.COMMANDS if name not in {"run", *__main__.SUBCOMMANDS}),
+    *(f"{family} {name}" for family, own in __main__.SUBCOMMANDS.items() for name in own),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_readme_has_each_command(command: str) -> None:
-    """A command that is added is added to the README."""
-    assert f"`python -m pipeline {command}`" in README
+    """A command that is added is added to the README, with what it takes."""
+    family, _, name = command.partition(" ")
+    shown = f"{family} [{name}]" if name and __main__.IMPLIED.get(family) == name else command
+    assert re.search(rf"`python -m pipeline {re.escape(shown)}( [^`]+)?`", README)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -17,9 +17,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"images"}),
     frozenset({"config", "source"}),
     frozenset({"setup", "engine"}),
-    frozenset({"cache", "connect", "context", "credentials", "registry", "relay", "trust"}),
+    frozenset({"cache", "connect", "context", "credentials", "kube", "registry", "relay", "trust"}),
     frozenset({"steps"}),
     frozenset({"flow", "report", "console"}),
+    frozenset({"cluster"}),
+    frozenset({"deploy"}),
     frozenset({"compare", "course"}),
     frozenset({"__main__"}),
 )
@@ -127,6 +129,24 @@ def test_docker_is_imported_in_one_place() -> None:
         if own(found) == "engine" and found.module.split(".")[0] == "docker"
     }
     assert users == {"pipeline/engine/backend/docker.py"}
+
+
+def test_kubernetes_is_imported_in_one_place() -> None:
+    """Only the client of clusters knows the library, and only when a cluster is asked."""
+    users = {found.file for found in IMPORTS if found.module.split(".")[0] == "kubernetes"}
+    assert users == {"pipeline/kube.py"}
+
+
+def test_judging_a_deployment_does_no_io() -> None:
+    """What is ready, and in what order things are applied, is decided from values alone."""
+    doing = {"os", "subprocess", "socket", "asyncio", "anyio", "httpx", "kubernetes", "time"}
+    pure = {f"pipeline/deploy/{name}.py" for name in ("release", "readiness", "tables")}
+    assert {found.file for found in IMPORTS} >= pure
+    assert [
+        str(found)
+        for found in IMPORTS
+        if found.file in pure and found.module.split(".")[0] in doing
+    ] == []
 
 
 def test_core_of_the_engine_does_no_io() -> None:

@@ -13,18 +13,25 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from pipeline import config, course
-from pipeline.__main__ import COMMANDS, main
+from pipeline.__main__ import COMMANDS, SUBCOMMANDS, main
 from pipeline.errors import PrerequisiteError, StepError, UsageError
 from pipeline.task import Key, Outcome
 
 from .fakes import IMAGE, Desk, planned, task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pipeline.config import Settings
 
+ROOT = config.__file__.rpartition("/pipeline/")[0]
+RUN_AS_MODULE = "runpy.run_module('pipeline', run_name='__main__')"
 LINT, PUSH = Key("lint"), Key("push", "api")
+EVERY = [
+    *(name for name in COMMANDS if name not in SUBCOMMANDS),
+    *(f"{family} {name}" for family, own in SUBCOMMANDS.items() for name in own),
+]
 
 
 def test_run_is_implied(desk: Desk) -> None:
@@ -150,6 +157,16 @@ def test_wrong_call_is_reported_where_it_says(desk: Desk) -> None:
     assert not (desk.root / "reports").exists()
 
 
+def test_wrong_call_removes_what_an_earlier_run_reported(desk: Desk) -> None:
+    """Tests that ran before are not taken for those of a run that did not begin."""
+    earlier = desk.root / "reports" / "api" / "junit.xml"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("<testsuites/>", encoding="utf-8")
+    assert desk.run("--tag", "a/b") == 2
+    assert not earlier.exists()
+    assert desk.report()["exit_code"] == 2
+
+
 def test_report_folder_that_cannot_be_written_exits_2(desk: Desk) -> None:
     """A report folder that cannot be written is found before anything runs."""
     (desk.root / "file").write_text("", encoding="utf-8")
@@ -251,25 +268,70 @@ def test_outside_a_project_nothing_is_written(desk: Desk, tmp_path: Path) -> Non
 
 
 def test_help_shows_every_flag_and_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """The help has every setting and every command, nothing hidden, and the exit codes."""
+    """The help has every setting of a run and every command, and the exit codes."""
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     for setting in config.SETTINGS:
+        if "run" not in setting.commands:
+            continue
         assert (setting.flag or setting.variable) in text
     for command in COMMANDS:
         assert f"  {command}  " in text
     assert "Exit codes: 0 done" in text
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EVERY)
 def test_each_command_has_its_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each command has a help with the settings that it takes."""
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     text = capsys.readouterr().out
+    taken = {s.flag for s in config.SETTINGS if command in s.commands}
     for setting in config.SETTINGS:
         if setting.flag.startswith("--"):
             shown = re.search(rf"^  {setting.flag}\b", text, re.MULTILINE) is not None
-            assert shown == (command in setting.commands)
+            assert shown == (setting.flag in taken)
+
+
+@pytest.mark.parametrize("family", SUBCOMMANDS)
+def test_a_command_with_commands_shows_them(
+    family: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The help of a command with commands of its own has each of them."""
+    assert main([family, "--help"]) == 0
+    text = capsys.readouterr().out
+    for command in SUBCOMMANDS[family]:
+        assert f"  {command}  " in text
+
+
+def test_unknown_subcommand_names_the_one_that_was_meant(desk: Desk) -> None:
+    """A slip in a subcommand is answered with the nearest one, and never taken for another."""
+    assert desk.run("deploy", "rolback") == 2
+    assert "Unknown command 'rolback' of deploy. Did you mean 'rollback'?" in desk.err.getvalue()
+    assert not (desk.root / "reports").exists()
+
+
+def test_deploy_means_apply(desk: Desk) -> None:
+    """`deploy` without a subcommand takes the options of `deploy apply`, and does it."""
+    assert desk.run("deploy", "--overlay", "nowhere") == 2
+    assert "Unknown overlay 'nowhere'" in desk.err.getvalue()
+    assert desk.run("deploy", "apply", "--overlay", "nowhere") == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "last", "1.5"])
+def test_a_release_to_roll_back_to_is_a_number(desk: Desk, text: str) -> None:
+    """What is no number of a release is refused before a cluster is asked."""
+    assert desk.run("deploy", "rollback", "--", text) == 2
+
+
+def test_a_command_that_is_told_to_stop_says_which_signal(tmp_path: Path) -> None:
+    """A signal ends a command in an orderly way, and the exit code tells which it was."""
+    child = Child.start(tmp_path, "command")
+    child.wait_for("running")
+    child.process.send_signal(signal.SIGTERM)
+    done = child.finish()
+    assert done.code == 143
+    assert "Traceback" not in done.err
+    assert "put away" in done.out
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -280,19 +342,33 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"dagger", "docker", "rich", "httpx", "jinja2", "anyio", "asyncio", "graphql"}
+    heavy |= {"kubernetes", "yaml"}
     assert heavy & set(done.stderr.split()) == set()
+
+
+def test_python_without_our_environment_is_told_how_to_get_it() -> None:
+    """The system's Python has no click: a sentence, and exit 3."""
+    code = f"import runpy, sys; sys.path.insert(0, {ROOT!r}); {RUN_AS_MODULE}"
+    call = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 3
+    assert "does not have what the pipeline needs (click). Run `make environment`" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_plain_run_imports_no_rich(tmp_path: Path) -> None:
     """The shell of a run that is not on a terminal imports neither rich nor a template engine."""
     done = Child.start(tmp_path, "quick", modules=True).finish()
     assert done.code == 0
-    assert {"rich", "jinja2", "dagger", "docker", "httpx"} & set(done.err.split()) == set()
+    assert {"rich", "jinja2", "dagger", "docker", "httpx", "kubernetes", "yaml"} & set(
+        done.err.split()
+    ) == set()
 
 
 PROGRAM = """
 import contextlib, os, sys, anyio
 from pathlib import Path
+from pipeline import course
 from pipeline.__main__ import main
 from pipeline.course import Parts, Process
 from pipeline.task import Key, Outcome, Task
@@ -319,8 +395,13 @@ async def step():
         await anyio.sleep(60)
     return Outcome()
 
+async def command(settings, say):
+    async with prepare(settings):
+        return (await step()) and 0
+
+course.COMMANDS["doctor"] = command
 code = main(
-    ["--report-dir", folder],
+    ["doctor"] if kind == "command" else ["--report-dir", folder],
     process=Process(sys.stdout, sys.stderr, os.environ, Path.cwd(), cleanup_limit=1.5),
     parts=Parts(prepare, lambda _: (Task(Key("lint"), step),)),
 )
@@ -345,10 +426,12 @@ class Child(NamedTuple):
     reports: Path
 
     @classmethod
-    def start(cls, folder: Path, kind: str, *, modules: bool = False) -> Child:
+    def start(
+        cls, folder: Path, kind: str, *, modules: bool = False, under: Sequence[str] = ()
+    ) -> Child:
         """Start a run of this kind: quick, slow, or stuck in its clean-up."""
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, kind, str(folder), str(modules)],
+            [*under, sys.executable, "-c", PROGRAM, kind, str(folder), str(modules)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -392,6 +475,16 @@ def test_signal_stops_the_run_and_it_is_reported(
     assert document["steps"][0]["cause"] == "stopped with the run, before it ended"
 
 
+def test_hangup_is_ignored_under_nohup(tmp_path: Path) -> None:
+    """Who starts a run with nohup wants it to go on when the terminal is gone."""
+    child = Child.start(tmp_path, "slow", under=["nohup"])
+    child.wait_for("running")
+    child.process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    child.process.send_signal(signal.SIGTERM)
+    assert child.finish().code == 143
+
+
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:
     """A second Ctrl-C does not wait for what is being put away."""
     child = Child.start(tmp_path, "stuck")
@@ -423,4 +516,4 @@ def test_real_parts_are_there() -> None:
     parts = course.load_parts()
     assert callable(parts.prepare)
     assert callable(parts.plan)
-    assert course.COMMANDS.keys() == COMMANDS.keys() - {"run"}
+    assert {*course.COMMANDS, *course.DEPLOY} == set(EVERY) - {"run"}

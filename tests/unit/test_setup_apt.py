@@ -208,3 +208,29 @@ def test_the_distribution_is_that_of_os_release(tmp_path: Path) -> None:
     assert apt.distribution(file) == "fedora"
     file.write_text("NAME=x\n")
     assert apt.distribution(file) == "linux"
+
+
+def test_an_etcd_that_is_too_old_is_taken_from_the_suite(tmp_path: Path) -> None:
+    """Debian 12's is 3.4, which serves no Kubernetes of today; the rest is this release's own."""
+    (tmp_path / "sources.list").write_text("deb http://mirror.example.com/debian bookworm main\n")
+    recorder = Recorder({"apt-cache policy etcd-server": policy("3.4.23-4+b4")})
+    recorder.outputs["apt-cache policy"] = policy("1.0")
+    anyio.run(Apt(recorder, print, tmp_path).install, (apt.ETCD, "containernetworking-plugins"))
+    assert recorder.calls[-1].endswith("install etcd-server/trixie containernetworking-plugins")
+
+
+@pytest.mark.parametrize("version", ["3.5.16-4", "3.6.0-1", "1:4.0-1"])
+def test_an_etcd_that_serves_is_this_releases_own(tmp_path: Path, version: str) -> None:
+    """No other source is added."""
+    recorder = Recorder({"apt-cache policy": policy(version)})
+    anyio.run(Apt(recorder, print, tmp_path).install, (apt.ETCD,))
+    assert recorder.calls[-1].endswith("install etcd-server")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_distribution_with_an_old_etcd_is_told_where_to_get_one(tmp_path: Path) -> None:
+    """With the version that it has to be."""
+    recorder = Recorder({"apt-cache policy": policy("3.4.30-1")})
+    with pytest.raises(PrerequisiteError, match=r"no package etcd-server 3\.5 or later") as raised:
+        anyio.run(Apt(recorder, print, tmp_path, "ubuntu").install, (apt.ETCD,))
+    assert "etcd.io" in raised.value.remedy

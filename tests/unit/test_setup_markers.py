@@ -31,7 +31,13 @@ def test_plain():
 def outcome(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the case where no Docker Engine answers."""
     (folder / "test_case.py").write_text(CASE)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    docker: x\n    network: x\n")
+    return run(folder, **environ)
+
+
+def run(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a folder with the conftest of these tests."""
+    markers = "".join(f"    {name}: x\n" for name in ("cluster", "docker", "network"))
+    (folder / "pytest.ini").write_text(f"[pytest]\nmarkers =\n{markers}")
     known = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("COV_")}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-ra"],
@@ -70,3 +76,17 @@ def test_in_ci_a_docker_test_may_not_skip_itself(tmp_path: Path, value: str) -> 
     assert done.returncode == 1
     assert "1 failed, 1 passed, 1 skipped" in done.stdout
     assert "may not be skipped there: Skipped: for a reason of its own" in done.stdout
+
+
+@pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
+def test_in_ci_a_cluster_test_may_not_be_skipped(tmp_path: Path, ci: str, code: int) -> None:
+    """On a laptop it may, for the reason that its fixture gives."""
+    (tmp_path / "test_case.py").write_text(
+        "import pytest\n\n"
+        "@pytest.fixture\ndef stage():\n    pytest.skip('this machine cannot have one')\n\n"
+        "@pytest.mark.cluster\ndef test_cluster(stage):\n    pass\n"
+    )
+    done = run(tmp_path, CI=ci)
+    assert done.returncode == code, done.stdout
+    assert "this machine cannot have one" in done.stdout
+    assert ("a cluster test may not be skipped" in done.stdout) == bool(code)

@@ -357,17 +357,18 @@ async def test_missing_dockerfile_is_told(project: Path) -> None:
 
 
 async def test_push_publishes_every_tag_and_tells_the_digest(project: Path) -> None:
-    """The reference has the first tag and the digest; the size is the registry's word."""
+    """The reference has the tag from git and the digest; the size is the registry's word."""
     fake = FakeDagger()
     registry = FakeRegistry(sizes={"slipway-api": 4321})
     ctx = make_context(project, fake, registry=registry, tags=("v1", "latest"))
     outcome = await steps.push(ctx, "api")
     assert outcome.image == Image(
-        "api", f"127.0.0.1:5050/slipway-api:v1@{DIGEST}", 4321, BASES["api"]
+        "api", f"127.0.0.1:5050/slipway-api:{ctx.tag}@{DIGEST}", 4321, BASES["api"]
     )
     assert ctx.pushed["api"] == outcome.image
     published = [node.chain[-1] for node in fake.asked("publish")]
     assert [call.args[0] for call in published] == [
+        f"127.0.0.1:5050/slipway-api:{ctx.tag}",
         "127.0.0.1:5050/slipway-api:v1",
         "127.0.0.1:5050/slipway-api:latest",
     ]
@@ -391,7 +392,7 @@ async def test_push_is_cached_only_when_the_registry_confirms_every_tag(project:
     fake = FakeDagger({"publish": publish})
     other = make_context(project, fake, registry=registry, tags=("v1", "latest"))
     assert (await steps.push(other, "api")).state == "passed"
-    assert len(fake.asked("publish")) == 2
+    assert len(fake.asked("publish")) == 3
 
 
 async def test_registry_that_has_something_else_is_a_failure(project: Path) -> None:

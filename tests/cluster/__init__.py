@@ -1,0 +1,1 @@
+"""Tests on a real Kubernetes with a real KEDA: `make test-cluster`."""

@@ -1,0 +1,216 @@
+"""A local cluster as the machine sees it: what it has there, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pipeline.cluster import kubectl
+from pipeline.cluster.local.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ROOT = Path(__file__).resolve().parents[2]
+UP_LIMIT = 2400.0
+"""Seconds for a cluster that has to be built first."""
+NAMESPACES = ("mnt", "net", "pid", "ipc", "uts")
+SETTINGS = (
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "net/ipv4/ip_forward",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+)
+"""Settings of the kernel that a kubelet or a kube-proxy would change."""
+NOT_FOUND = 3
+"""The DNS's code for a name that does not exist (RFC 1035, 4.1.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCluster:
+    """A local cluster with everything of its own.
+
+    Attributes:
+        folder: The XDG_STATE_HOME.
+        environ: The environment of its commands.
+    """
+
+    folder: Path
+    environ: Mapping[str, str]
+
+    @property
+    def state(self) -> Path:
+        """The folder of the cluster."""
+        return self.folder / "slipway" / "cluster"
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """Start a command of ``python -m pipeline cluster``."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "cluster", command],
+            cwd=ROOT,
+            env=dict(self.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, command: str, *, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command of ``python -m pipeline cluster`` to its end.
+
+        Args:
+            command: ``up``, ``down`` or ``status``.
+            code: What it has to exit with; None when anything will do. What exits with 3 instead
+                lacks something here, and the test is skipped.
+        """
+        with self.start(command) as process:
+            out, err = process.communicate(timeout=UP_LIMIT)
+        done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        sys.stdout.write(f"$ cluster {command}\n{out}{err}[exit {done.returncode}]\n")
+        if done.returncode == 3 and code == 0:
+            pytest.skip(err)
+        assert code is None or done.returncode == code, err
+        return done
+
+    def kubectl(self, *arguments: str) -> str:
+        """Return what kubectl says, of the context that `up` made the current one."""
+        done = subprocess.run(
+            [str(kubectl.find()), *arguments],
+            env=dict(self.environ),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    @property
+    def node(self) -> Node:
+        """How it was started."""
+        return Node.from_json((self.state / "node.json").read_text(encoding="utf-8"))
+
+    def record(self) -> dict[str, Any]:
+        """Return what the keeper remembers."""
+        found: dict[str, Any] = json.loads((self.state / "keeper.json").read_text(encoding="utf-8"))
+        return found
+
+    def kill(self, who: str) -> None:
+        """Kill the keeper or the first process of the node, and wait until it is gone."""
+        pid = int(self.record()[who]["pid"])
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{pid}/ns/pid").exists())
+
+    def namespaces(self) -> set[str]:
+        """Return the namespaces of the node, as ``/proc`` names them."""
+        pid = self.record()["node"]["pid"]
+        return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in NAMESPACES}
+
+    def resolve(self, name: str) -> tuple[int, str]:
+        """Return what the cluster's DNS says to a name: a code, and an address when there is one.
+
+        It is asked at the address of its Service, from the network of the node.
+        """
+        pid = self.record()["node"]["pid"]
+        argv = ["nsenter", f"--target={pid}", "--net", "--"]
+        argv += [sys.executable, "-m", "tests.cluster.node", name]
+        done = subprocess.run(
+            argv, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        code, _, address = done.stdout.strip().partition(" ")
+        return int(code), address
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a node could leave behind on its machine, or change there."""
+
+    interfaces: frozenset[str]
+    routes: frozenset[str]
+    rules: frozenset[str]
+    mounts: frozenset[str]
+    groups: frozenset[str]
+    places: frozenset[str]
+    settings: tuple[str, ...]
+
+
+def machine() -> Machine:
+    """Return what is there now."""
+    rules = _said("iptables-save") + _said("ip6tables-save")
+    return Machine(
+        interfaces=frozenset(line.split(":")[1] for line in _said("ip", "-o", "link")),
+        routes=frozenset(_said("ip", "route", "show", "table", "all")),
+        # Without the counters, which count, and the times in comments.
+        rules=frozenset(line.split(" [")[0] for line in rules if not line.startswith("#")),
+        mounts=frozenset(
+            line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()
+        ),
+        groups=frozenset(str(path) for path in Path("/sys/fs/cgroup").glob("*/slipway-*"))
+        | frozenset(str(path) for path in Path("/sys/fs/cgroup").glob("slipway-*")),
+        places=frozenset(
+            str(path)
+            for folder in ("/run", "/var/lib", "/var/log", "/etc/cni", "/opt")
+            for path in Path(folder).glob("*")
+        ),
+        settings=tuple(Path("/proc/sys", name).read_text() for name in SETTINGS),
+    )
+
+
+def processes_in(namespaces: set[str]) -> list[int]:
+    """Return the processes that are in one of some namespaces."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*/ns"):
+        try:
+            inside = {str((folder / kind).readlink()) for kind in NAMESPACES}
+        except OSError:
+            continue
+        if inside & namespaces:
+            found.append(int(folder.parent.name))
+    return found
+
+
+def until(met: Callable[[], object], limit: float = 15.0) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + limit
+    while not met():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.05)
+
+
+def until_none_in(namespaces: set[str]) -> None:
+    """Wait until no process is in one of some namespaces."""
+    until(lambda: not processes_in(namespaces))
+
+
+def _said(*argv: str) -> list[str]:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.splitlines()
+
+
+def _ask(name: str, server: str = "10.96.0.10") -> str:
+    """Ask for the address of a name, with a question as RFC 1035 has it."""
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    question = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">2H", 1, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(5)
+        asking.sendto(question, (server, 53))
+        answer = asking.recv(512)
+    count = struct.unpack(">H", answer[6:8])[0]
+    return f"{answer[3] & 15} {socket.inet_ntoa(answer[-4:]) if count else ''}"
+
+
+if __name__ == "__main__":
+    print(_ask(sys.argv[1]))  # noqa: T201

@@ -1,0 +1,1 @@
+"""The manifests as they are rendered, checked without a cluster."""
