@@ -42,6 +42,7 @@ class Recorder:
         body: Its body.
         headers: More header fields.
         delay: Seconds before an answer.
+        dropped: How many of the next requests get no answer, their connection closed.
     """
 
     arrivals: list[Arrival] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Recorder:
     body: bytes = b"[]\n"
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    dropped: int = 0
 
     def reset(self) -> None:
         """Forget what arrived, and answer as at first."""
@@ -93,6 +95,9 @@ class _Handler(socketserver.StreamRequestHandler):
             headers[name.lower()] = value.strip()
         body = self.rfile.read(int(headers.get("content-length", "0")))
         recorder.arrivals.append(Arrival(line, headers, body))
+        if recorder.dropped:
+            recorder.dropped -= 1
+            return
         time.sleep(recorder.delay)
         lines = [
             f"HTTP/1.1 {recorder.status} Whatever",

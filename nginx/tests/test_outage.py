@@ -25,6 +25,20 @@ def test_api_that_is_gone_is_502_until_it_is_back(tmp_path: Path) -> None:
             assert role.ask("/livez").status == 200
 
 
+def test_read_whose_connection_was_cut_is_tried_again(tmp_path: Path) -> None:
+    """Up to four times in all: behind the one address there may be others that are well."""
+    port = free_port()
+    with (
+        running("proxy", tmp_path, {"API_UPSTREAM": f"127.0.0.1:{port}"}) as role,
+        Recorder().listening(("127.0.0.1", port)) as api,
+    ):
+        for dropped, status in ((3, 200), (4, 502)):
+            api.reset()
+            api.dropped = dropped
+            assert role.ask("/livez").status == status
+            assert api.lines() == ["GET /livez HTTP/1.1"] * 4
+
+
 def test_docker_that_is_gone_is_502_until_it_is_back(tmp_path: Path) -> None:
     """Without a socket the answer is 502 at once; the first call after its return is served."""
     path = tmp_path / "docker.sock"
