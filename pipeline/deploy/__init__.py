@@ -102,7 +102,9 @@ async def apply(settings: Settings, console: Console, *, tools: Tools = REAL) ->
         console.progress(f"The namespace {release.namespace} is not ours to change: it stays as is")
         release = release.without_namespace()
     login = await _login(settings, release)
-    await preflight.check(kube, release.objects, release.namespace, secret=login is not None)
+    await preflight.check(
+        kube, release.objects, release.namespace, secret=login is not None, tempo=tools.tempo
+    )
     if settings.archive is not None:
         images = await archive.push(
             settings.archive,
@@ -123,14 +125,14 @@ async def apply(settings: Settings, console: Console, *, tools: Tools = REAL) ->
 
 async def show(settings: Settings, console: Console, *, tools: Tools = REAL) -> int:
     """Print what would be applied; asks no cluster."""
-    release = await _wanted(settings, tools)
+    release = _placed(await _wanted(settings, tools), settings)
     console.say(dump(release.marked()).rstrip())
     return ExitCode.DONE
 
 
 async def diff(settings: Settings, console: Console, *, tools: Tools = REAL) -> int:
     """Print what a deploy would change, by a dry run on the server."""
-    release = await _wanted(settings, tools)
+    release = _placed(await _wanted(settings, tools), settings)
     kube = await tools.connect(settings.context, say=console.progress)
     await preflight.check_version(kube)
     known = await _known(kube, release.namespace)
@@ -209,7 +211,9 @@ async def roll_back(
     target = chosen(known, number)
     _agreed(settings, target.overlay)
     login = await _login(settings, target)
-    await preflight.check(kube, target.objects, settings.namespace, secret=login is not None)
+    await preflight.check(
+        kube, target.objects, settings.namespace, secret=login is not None, tempo=tools.tempo
+    )
     rollout = _rollout(settings, tools, kube, console, _secret(target, login))
     done = await rollout.roll_back(number)
     console.say(
@@ -300,6 +304,16 @@ async def _from_archive(settings: Settings, file: Path) -> Release:
             remedy="Leave --namespace out: a release is restored to where it was",
         )
     return release
+
+
+def _placed(release: Release, settings: Settings) -> Release:
+    """Return a release with its images where a restoration would push them; any other as it is."""
+    if settings.archive is None:
+        return release
+    registry = parse_registry(settings.registry)
+    return release.with_images(
+        [each.moved(registry) for each in release.images], settings.pull_from
+    )
 
 
 def _agreed(settings: Settings, overlay: str) -> None:

@@ -11,9 +11,11 @@ Rules:
 from __future__ import annotations
 
 import functools
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.cluster import versions
+from pipeline.deploy.wait import Time
 from pipeline.errors import PrerequisiteError
 from pipeline.kube import NAMESPACE, Kind, Refused, together
 
@@ -29,6 +31,9 @@ _DEPLOYMENT = Kind("apps", "Deployment")
 _VERSION = "app.kubernetes.io/version"
 _METRICS = "/apis/metrics.k8s.io/v1beta1"
 _SHOWN = 6
+METRICS_LIMIT = 30.0
+"""Seconds for which a metrics API that is there may not answer: so it does after the API server was
+away, until that has found it again."""
 
 PREPARE = "python -m pipeline cluster prepare"
 
@@ -82,7 +87,14 @@ async def check_version(kube: Kube) -> None:
     versions.require(kube.version, f"The cluster of the context {kube.context}")
 
 
-async def check(kube: Kube, objects: Sequence[Object], namespace: str, *, secret: bool) -> None:
+async def check(
+    kube: Kube,
+    objects: Sequence[Object],
+    namespace: str,
+    *,
+    secret: bool,
+    tempo: Time | None = None,
+) -> None:
     """Return when a cluster takes what is to be applied.
 
     Args:
@@ -90,18 +102,23 @@ async def check(kube: Kube, objects: Sequence[Object], namespace: str, *, secret
         objects: What is to be applied.
         namespace: Where the releases are recorded.
         secret: Whether a pull secret is to be made as well.
+        tempo: Where time comes from.
 
     Raises:
         PrerequisiteError: It lacks something, or we may not do something.
     """
     await check_version(kube)
     if any(Kind.of(each) == SCALED_OBJECT for each in objects):
-        await check_scaling(kube)
+        await check_scaling(kube, tempo or Time())
     await check_rights(kube, rights(objects, namespace, secret=secret))
 
 
-async def check_scaling(kube: Kube) -> None:
+async def check_scaling(kube: Kube, tempo: Time) -> None:
     """Return when the cluster has KEDA of the right version, and figures to scale by.
+
+    Args:
+        kube: The cluster.
+        tempo: Where time comes from.
 
     Raises:
         PrerequisiteError: It has not.
@@ -118,7 +135,11 @@ async def check_scaling(kube: Kube) -> None:
             f"{versions.KEDA}",
             remedy="Have it upgraded by whoever installed it, or name another context",
         )
+    began = tempo.clock()
     answer = await kube.raw(_METRICS)
+    while answer.status == HTTPStatus.SERVICE_UNAVAILABLE and tempo.clock() - began < METRICS_LIMIT:
+        await tempo.sleep(1.0)
+        answer = await kube.raw(_METRICS)
     if not answer.ok:
         raise PrerequisiteError(
             f"The cluster of the context {kube.context} has no metrics API that works, so nothing "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -34,6 +35,8 @@ SETTINGS = (
     "vm/panic_on_oom",
 )
 """Settings of the kernel that a kubelet or a kube-proxy would change."""
+_DOCKERS = re.compile(r"DOCKER|docker|\bbr-[0-9a-f]")
+"""What comes and goes with other containers of the machine."""
 NOT_FOUND = 3
 """The DNS's code for a name that does not exist (RFC 1035, 4.1.1)."""
 
@@ -151,12 +154,23 @@ def machine() -> Machine:
     """Return what is there now."""
     rules = _said("iptables-save") + _said("ip6tables-save")
     return Machine(
-        interfaces=frozenset(line.split(":")[1] for line in _said("ip", "-o", "link")),
-        routes=frozenset(_said("ip", "route", "show", "table", "all")),
+        # What a bridge of Docker's has is Docker's; the node's pairs of interfaces have no bridge.
+        interfaces=frozenset(
+            line.split(":")[1] for line in _others("ip", "-o", "link") if " master " not in line
+        ),
+        routes=frozenset(
+            line for line in _others("ip", "route", "show", "table", "all") if " veth" not in line
+        ),
         # Without the counters, which count, and the times in comments.
-        rules=frozenset(line.split(" [")[0] for line in rules if not line.startswith("#")),
+        rules=frozenset(
+            line.split(" [")[0]
+            for line in rules
+            if not line.startswith("#") and not _DOCKERS.search(line)
+        ),
         mounts=frozenset(
-            line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()
+            line.split()[1]
+            for line in Path("/proc/self/mounts").read_text().splitlines()
+            if not _DOCKERS.search(line)
         ),
         groups=frozenset(str(path) for path in Path("/sys/fs/cgroup").glob("*/slipway-*"))
         | frozenset(str(path) for path in Path("/sys/fs/cgroup").glob("slipway-*")),
@@ -193,6 +207,10 @@ def until(met: Callable[[], object], limit: float = 15.0) -> None:
 def until_none_in(namespaces: set[str]) -> None:
     """Wait until no process is in one of some namespaces."""
     until(lambda: not processes_in(namespaces))
+
+
+def _others(*argv: str) -> list[str]:
+    return [line for line in _said(*argv) if not _DOCKERS.search(line)]
 
 
 def _said(*argv: str) -> list[str]:

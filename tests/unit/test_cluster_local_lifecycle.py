@@ -201,6 +201,20 @@ def test_a_cluster_that_is_up_is_said_to_be(bench: Bench, tmp_path: Path) -> Non
     assert "pods: 1 of 2 running" in bench.said[-2]
 
 
+def test_what_a_killed_up_left_undone_is_done(bench: Bench, tmp_path: Path) -> None:
+    """The node runs, and nobody has told it of the DNS."""
+    bench.with_keeper(tmp_path).up()
+    keeper = bench.record.keeper
+    (bench.folder / "serves").unlink()
+    bench.kubectl.calls.clear()
+    bench.up()
+    assert any("coredns.yaml" in call for call in bench.kubectl.calls)
+    assert bench.record.keeper == keeper
+    bench.kubectl.calls.clear()
+    bench.up()
+    assert not any("coredns.yaml" in call for call in bench.kubectl.calls)
+
+
 def test_a_context_that_was_lost_is_added_again(bench: Bench, tmp_path: Path) -> None:
     """A person may have removed it, or use another file by now."""
     bench.with_keeper(tmp_path).up()

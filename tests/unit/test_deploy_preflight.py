@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.deploy.preflight import Right, check, rights
+from pipeline.deploy.preflight import METRICS_LIMIT, Right, check, rights
 from pipeline.errors import PrerequisiteError
 from pipeline.kube import Answer, Kind, Refused
 
-from .deploy_fakes import DEPLOYMENT, SCALED_OBJECT, FakeKube, system, workload
+from .deploy_fakes import DEPLOYMENT, SCALED_OBJECT, Clock, FakeKube, system, workload
 
 if TYPE_CHECKING:
     from pipeline.deploy.release import Object
@@ -99,10 +99,30 @@ async def test_a_keda_that_may_not_be_seen_is_not_held_against_us(kube: FakeKube
 
 async def test_metrics_that_are_missing_are_told(kube: FakeKube) -> None:
     """Without figures nothing scales by CPU, however ready KEDA is."""
+    clock = Clock()
     kube.raws["/apis/metrics.k8s.io"] = Answer(503, b"service unavailable")
     with pytest.raises(PrerequisiteError, match=r"no metrics API that works.*status 503") as raised:
-        await check(kube, system(), "slipway", secret=False)
+        await check(kube, system(), "slipway", secret=False, tempo=clock.tempo)
     assert raised.value.evidence == "service unavailable"
+    assert clock.now == 1000 + METRICS_LIMIT
+    kube.raws["/apis/metrics.k8s.io"] = Answer(404, b"")
+    with pytest.raises(PrerequisiteError, match=r"status 404"):
+        await check(kube, system(), "slipway", secret=False, tempo=clock.tempo)
+    assert clock.now == 1000 + METRICS_LIMIT
+
+
+async def test_metrics_that_come_back_are_waited_for(kube: FakeKube) -> None:
+    """An API server that has just come back has to find the metrics API again."""
+    clock = Clock()
+    kube.raws["/apis/metrics.k8s.io"] = Answer(503, b"service unavailable")
+
+    def later() -> None:
+        if clock.now > 1007:
+            kube.raws.clear()
+
+    clock.at_sleep = later
+    await check(kube, system(), "slipway", secret=False, tempo=clock.tempo)
+    assert clock.now == 1008
 
 
 async def test_missing_rights_are_all_named(kube: FakeKube) -> None:

@@ -8,7 +8,7 @@ behind on the machine, and a Docker or containerd that runs there is not touched
     keeper.py      the process outside the node      archive.py     an image out of a program
     supervisor.py  the first process in the node     packages.py    Debian's part
     relay.py       from one network to the other     kubeconfig.py  a person's kubeconfig
-    cgroups.py     its control groups
+    cgroups.py     its control groups                record.py      what is remembered of it
 
 Rules: k8s/local/README.md.
 """

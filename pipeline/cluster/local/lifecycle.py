@@ -381,7 +381,6 @@ class Cluster:
 
     async def _up_already(self, record: Record, port: int) -> None:
         bundle = self._bundle()
-        await self._until_ready(bundle.kubectl, record.port)
         known = Node.from_json(self._files["node"].read_text(encoding="utf-8"))
         if port not in {0, known.registry}:
             raise PrerequisiteError(
@@ -389,8 +388,13 @@ class Cluster:
                 f"reach the one on port {port}",
                 remedy="Run `python -m pipeline cluster down` first, or name that registry",
             )
-        if not await self._kubeconfig(bundle.kubectl).has(_server(record.port)):
-            await self._add_context(bundle, record.port)
+        if await anyio.Path(self._files["serves"]).exists():
+            await self._until_ready(bundle.kubectl, record.port)
+            if not await self._kubeconfig(bundle.kubectl).has(_server(record.port)):
+                await self._add_context(bundle, record.port)
+        else:
+            # Who started it was killed before it served; the node does not mind.
+            await self._furnish(bundle, record.port)
         self._say(f"The local cluster is up already; context {NAME}, {_server(record.port)}")
 
     async def _start(self, node: Node, bundle: Bundle) -> None:
@@ -405,7 +409,7 @@ class Cluster:
         listening.close()
         try:
             with anyio.fail_after(START_LIMIT):
-                await self._serve(bundle, port, keeper)
+                await self._furnish(bundle, port, keeper)
         except TimeoutError as error:
             await self._abandon(keeper)
             raise self._failed(f"it does not serve within {START_LIMIT:.0f} s") from error
@@ -415,7 +419,10 @@ class Cluster:
             raise
         _keepers.append(keeper)
 
-    async def _serve(self, bundle: Bundle, port: int, keeper: subprocess.Popen[bytes]) -> None:
+    async def _furnish(
+        self, bundle: Bundle, port: int, keeper: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        """Wait for the node, and see to it that it has what every cluster has."""
         own = self._own_kubeconfig(bundle.kubectl)
         await own.merge(_server(port), self._files["pki"])
         await self._until_ready(bundle.kubectl, port, keeper)
@@ -435,8 +442,10 @@ class Cluster:
             limit=COREDNS_LIMIT + ASK_LIMIT,
         )
         await self._add_context(bundle, port)
+        state.write(self._files["serves"], "")
 
     def _write(self, node: Node) -> None:
+        self._files["serves"].unlink(missing_ok=True)
         for name in ("run", "log", "hold"):
             shutil.rmtree(self._folder / name, ignore_errors=True)
         for name in ("config", "pki", "run", "log", "hold"):
@@ -509,7 +518,7 @@ class Cluster:
             await anyio.sleep(0.2)
         raise self._failed(f"its API server is not ready after {START_LIMIT:.0f} s", output.stderr)
 
-    async def _until_loaded(self, keeper: subprocess.Popen[bytes]) -> None:
+    async def _until_loaded(self, keeper: subprocess.Popen[bytes] | None) -> None:
         while not await anyio.Path(self._files["log"] / "images.done").exists():
             self._see(keeper)
             await anyio.sleep(0.1)

@@ -385,4 +385,5 @@ def state_files(folder: Path) -> dict[str, Path]:
         "log": folder / "log",
         "hold": folder / "hold",
         "pki": folder / "pki",
+        "serves": folder / "serves",
     }
