@@ -262,7 +262,7 @@ def _parameter(setting: Setting) -> click.Parameter | None:
         )
     return click.Option(
         [setting.flag, setting.name],
-        multiple=setting.kind in ("list", "choices"),
+        multiple=setting.kind in ("list", "choices", "paths"),
         metavar=setting.metavar,
         help=f"{setting.help}.  [{setting.default}]",
     )

@@ -317,6 +317,15 @@ def test_deploy_means_apply(desk: Desk) -> None:
     assert desk.run("deploy", "apply", "--overlay", "nowhere") == 2
 
 
+def test_each_report_that_is_named_counts(desk: Desk) -> None:
+    """Thin jobs push one image each: --images may be given for each of their reports."""
+    overlay = desk.root / "k8s" / "overlays" / "minikube" / "kustomization.yaml"
+    overlay.parent.mkdir(parents=True)
+    overlay.write_text("{}")
+    assert desk.run("deploy", "render", "--images", "one.json", "--images", "two.json") == 2
+    assert "There is no report one.json" in desk.err.getvalue()
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "last", "1.5"])
 def test_a_release_to_roll_back_to_is_a_number(desk: Desk, text: str) -> None:
     """What is no number of a release is refused before a cluster is asked."""
