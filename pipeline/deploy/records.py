@@ -242,8 +242,8 @@ async def _renewed(kube: Kube, namespace: str, holder: str) -> str | None:
         wanted = _lease(namespace, holder)
         wanted["metadata"]["resourceVersion"] = held["metadata"]["resourceVersion"]
         await kube.replace(wanted)
-    except (Conflict, Away):
-        # The next round tells: what was to be done fails by itself when nobody answers.
+    except (Refused, Away):
+        # The next round tells: what was to be done fails by itself when nobody answers, or refuses.
         return None
     return None
 

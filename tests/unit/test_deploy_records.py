@@ -163,6 +163,25 @@ async def test_lock_is_renewed(kube: FakeKube) -> None:
         assert kube.objects[HELD]["spec"]["renewTime"] > first
 
 
+async def test_a_renewal_that_is_refused_once_is_tried_again(kube: FakeKube) -> None:
+    """An API server that answers 500 for a moment ends no deploy that is under way."""
+    replace, refused = kube.replace, 0
+
+    async def refuse_once(obj: dict[str, object]) -> dict[str, object]:
+        nonlocal refused
+        refused += 1
+        if refused == 1:
+            raise Refused("The cluster refuses", status=500, reason="InternalError")
+        return await replace(obj)
+
+    kube.replace = refuse_once  # type: ignore[method-assign]
+    async with records.lock(kube, "slipway", Screen().say, renewal=0.01):
+        first = kube.objects[HELD]["spec"]["renewTime"]
+        await anyio.sleep(0.2)
+        assert kube.objects[HELD]["spec"]["renewTime"] > first
+    assert refused > 1
+
+
 async def test_lock_in_a_namespace_that_is_not_there(kube: FakeKube) -> None:
     """A refusal is told, and not tried again for ever."""
 
