@@ -24,7 +24,7 @@ from pipeline.config import DEFAULT_NAMESPACE
 from pipeline.deploy import archive, preflight, records, registries, sources, tables
 from pipeline.deploy.release import Release, Source, identity, pruned, pull_secret
 from pipeline.deploy.render import dump, find_overlay, is_production, render
-from pipeline.deploy.rollout import Rollout, Screen, chosen
+from pipeline.deploy.rollout import Rollout, Screen, chosen, has_pull_secret
 from pipeline.deploy.wait import Time, observe
 from pipeline.errors import ExitCode, PrerequisiteError, UsageError
 from pipeline.images import parse_registry
@@ -138,7 +138,10 @@ async def diff(settings: Settings, console: Console, *, tools: Tools = REAL) -> 
     known = await _known(kube, release.namespace)
     changed = False
     there = await kube.get(NAMESPACE, release.namespace) is not None
-    for obj in release.marked():
+    secret = await _login(settings, release) is not None or await has_pull_secret(
+        kube, release.namespace
+    )
+    for obj in release.marked(pull_secret=secret):
         each = identity(obj)
         live = await kube.get(Kind.of(obj), each.name, each.namespace)
         try:

@@ -309,7 +309,7 @@ class Rollout:
             )
 
     async def _apply(self, release: Release) -> None:
-        with_secret = self.secret is not None or await self._has_secret()
+        with_secret = self.secret is not None or await has_pull_secret(self.kube, self.namespace)
         if self.secret is not None:
             await self.kube.apply(self.secret, force=True)
         marked = self._marked(release, secret=with_secret)
@@ -319,14 +319,6 @@ class Rollout:
 
     def _marked(self, release: Release, *, secret: bool) -> tuple[Object, ...]:
         return release.marked(pull_secret=secret)
-
-    async def _has_secret(self) -> bool:
-        """Return whether an earlier deploy left a pull secret, which serves as well."""
-        try:
-            return await self.kube.get(SECRET, PULL_SECRET, self.namespace) is not None
-        except Refused:
-            # We may not see it, and have none to make.
-            return False
 
     async def _wait(self, release: Release) -> None:
         try:
@@ -382,6 +374,15 @@ class Rollout:
                     f"The namespace {self.namespace} stays: it has {kind} {', '.join(left)}"
                 )
                 return True
+        return False
+
+
+async def has_pull_secret(kube: Kube, namespace: str) -> bool:
+    """Return whether an earlier deploy left a pull secret, which serves as well."""
+    try:
+        return await kube.get(SECRET, PULL_SECRET, namespace) is not None
+    except Refused:
+        # We may not see it, and have none to make.
         return False
 
 

@@ -259,6 +259,17 @@ async def test_diff_of_the_same(site: Site) -> None:
     assert site.screen.lines == ["Nothing would change"]
 
 
+async def test_diff_knows_the_pull_secret(site: Site) -> None:
+    """Service accounts name it as they will after the deploy, with and without the login."""
+    site.reported(*IMAGES)
+    settings = site.settings(registry_user="me", registry_password="hunter2")
+    assert await deploy.apply(settings, site.screen, tools=site.tools) == 0
+    for each in (settings, site.settings()):
+        site.screen.lines.clear()
+        await deploy.diff(each, site.screen, tools=site.tools)
+        assert site.screen.lines == ["Nothing would change"]
+
+
 async def test_diff_before_the_first_deploy(site: Site) -> None:
     """All of it is new, and nothing can be tried in a namespace that is not there."""
     site.reported(*IMAGES)
