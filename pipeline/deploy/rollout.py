@@ -34,6 +34,7 @@ from pipeline.deploy.release import (
     identity,
     ordered,
     pruned,
+    pull_secret,
 )
 from pipeline.deploy.smoke import smoke
 from pipeline.errors import PipelineError, StepError, UsageError
@@ -181,7 +182,9 @@ class Rollout:
                 return
             made = any(each.made_namespace for each in known)
             await self._delete(pruned(_everything(known), ()))
-            await self.kube.delete(SECRET, PULL_SECRET, self.namespace)
+            # Who made none may not even be allowed to look for one.
+            if await has_pull_secret(self.kube, self.namespace):
+                await self._delete([pull_secret(self.namespace, "", "", "")])
             await records.forget(self.kube, known)
         if made and not await self._foreign():
             await self.kube.delete(NAMESPACE, self.namespace)

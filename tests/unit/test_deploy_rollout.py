@@ -369,6 +369,32 @@ async def test_remove_keeps_a_namespace_that_others_use(site: Site) -> None:
     assert "The namespace slipway stays: it has PersistentVolumeClaim theirs" in site.screen
 
 
+async def test_remove_leaves_a_secret_that_is_not_ours(site: Site) -> None:
+    """Somebody's own Secret of that name bears no label of ours."""
+    await site.kube.apply(manifest("v1", "Namespace", "slipway"))
+    await site.kube.apply(manifest("v1", "Secret", PULL_SECRET))
+    await site.deploy(release())
+    await site.rollout().remove()
+    assert site.kube.names(Kind("", "Secret")) == (PULL_SECRET,)
+    assert f"Secret {PULL_SECRET} is no longer ours, and stays" in site.screen
+
+
+async def test_remove_needs_no_right_to_secrets(site: Site) -> None:
+    """A deploy without a login asks for none, so its end does not either."""
+    get = site.kube.get
+
+    async def refuse(kind: Kind, name: str, namespace: str = "") -> Object | None:
+        if kind.name == "Secret":
+            raise Refused("no", status=403, reason="Forbidden")
+        return await get(kind, name, namespace)
+
+    site.kube.get = refuse  # type: ignore[method-assign]
+    await site.deploy(release())
+    await site.rollout().remove()
+    assert "delete Secret slipway-pull" not in site.kube.calls
+    assert site.kube.objects == {}
+
+
 async def test_remove_with_nothing_there_says_so(site: Site) -> None:
     """Removing twice is no error."""
     await site.rollout().remove()
