@@ -5,7 +5,7 @@ Rules:
 - A release is a ConfigMap ``slipway-release-N`` in the namespace that it is deployed to: its
   manifests, packed, and its state as a label. It holds no secret: the pull secret is made anew by
   each deploy, and manifests with one in them are refused.
-- The last `KEPT` are kept, and whatever is deployed.
+- The last `KEPT` are kept, and whatever is deployed, and what a rollback goes back to.
 - One deploy at a time: it holds the Lease ``slipway-deploy`` and renews it. A deploy that was
   killed renews it no more; the next one takes the Lease over when it has watched it for `TERM`
   without seeing it renewed. Nobody's clock is compared with another's.
@@ -123,8 +123,13 @@ def before(releases: Sequence[Release], number: int) -> Release | None:
 
 
 def outdated(releases: Sequence[Release]) -> tuple[Release, ...]:
-    """Return the releases to forget: the oldest beyond `KEPT`, but never the one that runs."""
-    spare = [each for each in releases if each.state != "deployed"]
+    """Return the releases to forget: the oldest beyond `KEPT`.
+
+    Never the one that runs, nor the one before it: after many failures there would be no way back.
+    """
+    running = deployed(releases)
+    back = before(releases, running.number) if running else None
+    spare = [each for each in releases if each.state != "deployed" and each != back]
     return tuple(spare[: max(len(releases) - KEPT, 0)])
 
 

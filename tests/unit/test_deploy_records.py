@@ -86,6 +86,17 @@ def test_the_one_that_runs_is_never_forgotten() -> None:
     assert records.outdated(known[:10]) == ()
 
 
+def test_the_way_back_is_never_forgotten() -> None:
+    """Many failures between two releases do not leave the later one without the earlier."""
+    known = (
+        numbered(1),
+        numbered(2),
+        *(numbered(n, "failed") for n in range(3, 13)),
+        numbered(13, "deployed"),
+    )
+    assert [each.number for each in records.outdated(known)] == [1, 3, 4]
+
+
 async def test_lock_is_taken_and_given_back(kube: FakeKube) -> None:
     """Within it the Lease has a holder, and after it there is none."""
     async with records.lock(kube, "slipway", Screen().say):
