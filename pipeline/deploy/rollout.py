@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from pipeline.kube import Kube
 
 SECRET = Kind("", "Secret")
+MADE = "slipway.io/made"
+"""The annotation of a namespace that a deploy of ours made, so that `remove` may remove it."""
+MAKER = f"{MANAGER}-namespace"
+"""Who owns that annotation, as a field manager."""
 INTERRUPTED = "its deploy was interrupted"
 
 _FOREIGN = tuple(
@@ -123,7 +127,7 @@ class Rollout:
             PrerequisiteError: Another deploy is under way; nothing was changed.
             Away: The cluster has not answered for long; the release is recorded as pending.
         """
-        made = await self._ensure_namespace(release)
+        fresh, ours = await self._ensure_namespace()
         async with records.lock(self.kube, self.namespace, self.screen.progress, tempo=self.tempo):
             known = await self._settled()
             current = records.deployed(known)
@@ -133,12 +137,12 @@ class Rollout:
                 created_at=self.today().isoformat(timespec="seconds"),
                 state="pending",
                 reason="",
-                made_namespace=made or any(each.made_namespace for each in known),
+                made_namespace=ours or any(each.made_namespace for each in known),
             )
             try:
                 await self._rehearse(release)
             except PipelineError:
-                if made and not known:
+                if fresh and not known:
                     await self.kube.delete(NAMESPACE, self.namespace)
                 raise
             await records.save(self.kube, release)
@@ -172,15 +176,16 @@ class Rollout:
             StepError: Something does not go.
             PrerequisiteError: A deploy is under way.
         """
-        if await self.kube.get(NAMESPACE, self.namespace) is None:
+        found = await self.kube.get(NAMESPACE, self.namespace)
+        if found is None:
             self.screen.progress(f"There is no namespace {self.namespace}: nothing is deployed")
             return
         async with records.lock(self.kube, self.namespace, self.screen.progress, tempo=self.tempo):
             known = await records.load(self.kube, self.namespace)
-            if not known:
+            made = _is_made(found) or any(each.made_namespace for each in known)
+            if not known and not made:
                 self.screen.progress(f"Nothing is deployed to {self.namespace}")
                 return
-            made = any(each.made_namespace for each in known)
             await self._delete(pruned(_everything(known), ()))
             # Who made none may not even be allowed to look for one.
             if await has_pull_secret(self.kube, self.namespace):
@@ -255,20 +260,22 @@ class Rollout:
         await records.save(self.kube, failed)
         return RolloutFailed(f"{name} failed: {error.message}", remedy=after, evidence=_told(error))
 
-    async def _ensure_namespace(self, release: Release) -> bool:
-        """Return whether the namespace had to be made, which is done."""
+    async def _ensure_namespace(self) -> tuple[bool, bool]:
+        """Make the namespace where it is missing; return whether it was, and whether it is ours."""
         found = await self.kube.get(NAMESPACE, self.namespace)
         if found is not None and found["metadata"].get("deletionTimestamp"):
             self.screen.progress(f"The namespace {self.namespace} is being deleted: waiting for it")
             gone = Identity("", "Namespace", "", self.namespace)
             await wait.until_gone(self.kube, [gone], limit=self.limit, tempo=self.tempo)
         elif found is not None:
-            return False
-        of_release = [each for each in release.marked() if each["kind"] == "Namespace"]
-        plain = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
-        await self.kube.apply(of_release[0] if of_release else plain)
+            return False, _is_made(found)
+        metadata = {"name": self.namespace, "annotations": {MADE: "true"}}
+        plain = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        # That it is ours is in the namespace from its first moment: a deploy that is stopped here
+        # has no record yet. Under a name of its own, so that no release takes it back.
+        await self.kube.apply(plain, manager=MAKER)
         self.screen.progress(f"Made the namespace {self.namespace}")
-        return True
+        return True, True
 
     async def _settled(self) -> tuple[Release, ...]:
         """Return the records, after what an earlier deploy left unfinished is called failed."""
@@ -420,6 +427,11 @@ def chosen(known: Sequence[Release], number: int | None) -> Release:
                 remedy="See `python -m pipeline deploy releases` for those that did",
             )
     return replace(found, origin=f"rollback to release {found.number}")
+
+
+def _is_made(namespace: Object) -> bool:
+    """Return whether a deploy of ours made a namespace."""
+    return (namespace["metadata"].get("annotations") or {}).get(MADE) == "true"
 
 
 def _everything(known: Iterable[Release]) -> list[Object]:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.deploy import records
 from pipeline.deploy.release import PULL_SECRET, RELEASE, pull_secret
-from pipeline.deploy.rollout import Rollout, RolloutFailed, chosen
+from pipeline.deploy.rollout import MADE, Rollout, RolloutFailed, chosen
 from pipeline.errors import PrerequisiteError, UsageError
 from pipeline.kube import Away, Kind, Refused
 
@@ -350,6 +350,44 @@ async def test_remove_leaves_nothing(site: Site) -> None:
     await site.rollout(pull_secret("slipway", "r.example", "me", "hunter2")).deploy(release(EXTRA))
     await site.rollout().remove()
     assert site.kube.objects == {}
+
+
+@pytest.mark.parametrize("call", [2, 3, 8, 9])
+async def test_a_namespace_of_a_deploy_that_was_stopped_at_once_is_removed(
+    site: Site, call: int
+) -> None:
+    """That it is ours is known before the first record is written, to `remove` and to a deploy."""
+    for again in (False, True):
+        with anyio.CancelScope() as scope:
+
+            def stop(_call: str, scope: anyio.CancelScope = scope) -> None:
+                if len(site.kube.calls) == call:
+                    scope.cancel()
+
+            site.kube.at_change = stop
+            await site.rollout().deploy(release())
+        assert scope.cancelled_caught
+        site.kube.at_change = lambda _call: None
+        assert site.kube.names(NAMESPACE) == ("slipway",)
+        assert await site.states() == []
+        if again:
+            await site.deploy(release())
+        await site.rollout().remove()
+        assert site.kube.objects == {}
+        site.kube.calls.clear()
+
+
+async def test_a_refusal_leaves_a_namespace_that_others_use(site: Site) -> None:
+    """One that we made before, and left because of what is in it, is not deleted later."""
+    await site.deploy(release())
+    await site.kube.apply(manifest("v1", "PersistentVolumeClaim", "theirs"))
+    made = site.kube.objects[NAMESPACE, "", "slipway"]
+    await site.rollout().remove()
+    made["metadata"]["annotations"] = {MADE: "true"}
+    site.kube.refuse["ScaledObject", "slipway-api"] = (403, "Forbidden", "no CPU request")
+    with pytest.raises(Refused):
+        await site.rollout().deploy(release())
+    assert site.kube.names(Kind("", "PersistentVolumeClaim")) == ("theirs",)
 
 
 async def test_remove_keeps_a_namespace_that_was_there_before(site: Site) -> None:
