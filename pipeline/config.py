@@ -369,7 +369,8 @@ SETTINGS: tuple[Setting, ...] = (
         key="timeout",
         kind="number",
         default=f"{DEFAULT_TIMEOUT}",
-        help="Seconds that a deployment may take to be ready, and again to be taken back",
+        help="Seconds that a deployment may take to be ready, and again (60 at least) to be taken "
+        "back",
         metavar="SECONDS",
         commands=_CHANGE,
     ),

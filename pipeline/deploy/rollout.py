@@ -53,6 +53,9 @@ MADE = "slipway.io/made"
 """The annotation of a namespace that a deploy of ours made, so that `remove` may remove it."""
 MAKER = f"{MANAGER}-namespace"
 """Who owns that annotation, as a field manager."""
+LEAST = 60.0
+"""Seconds that taking back and deleting have at the least, however short the limit of a release:
+pods end in peace, for up to 20 s, and those of the release before may have to start."""
 INTERRUPTED = "its deploy was interrupted"
 
 _FOREIGN = tuple(
@@ -242,7 +245,7 @@ class Rollout:
                 self.screen.progress(f"{name} failed: putting release {current.number} back")
                 await self._apply(current)
                 await self._delete(pruned(release.objects, current.objects))
-                await self._wait(current)
+                await self._wait(current, limit=self._back)
                 after = f"Release {current.number} was put back and is ready"
         except StepError as second:
             with contextlib.suppress(StepError):
@@ -330,12 +333,16 @@ class Rollout:
     def _marked(self, release: Release, *, secret: bool) -> tuple[Object, ...]:
         return release.marked(pull_secret=secret)
 
-    async def _wait(self, release: Release) -> None:
+    @property
+    def _back(self) -> float:
+        return max(self.limit, LEAST)
+
+    async def _wait(self, release: Release, *, limit: float | None = None) -> None:
         try:
             await wait.until_ready(
                 self.kube,
                 release.objects,
-                limit=self.limit,
+                limit=limit or self.limit,
                 watch=self.screen.watch,
                 tempo=self.tempo,
             )
@@ -359,8 +366,8 @@ class Rollout:
                 self.screen.progress(f"Deleted {each}")
             if kind.group == "keda.sh":
                 # KEDA has to see it go while its workload and its account are still there.
-                await wait.until_gone(self.kube, [each], limit=self.limit, tempo=self.tempo)
-        await wait.until_gone(self.kube, gone, limit=self.limit, tempo=self.tempo)
+                await wait.until_gone(self.kube, [each], limit=self._back, tempo=self.tempo)
+        await wait.until_gone(self.kube, gone, limit=self._back, tempo=self.tempo)
 
     async def _foreign(self) -> bool:
         """Return whether something that is not ours is in the namespace; say what."""

@@ -190,6 +190,27 @@ async def test_a_release_that_fails_is_taken_back(site: Site, fate: str, reason:
     assert site.clock.now - began < (70 if fate == "unready" else 25)
 
 
+async def test_what_is_taken_back_has_time_for_it(site: Site) -> None:
+    """A limit that was too short for a release is not too short to put the one before back."""
+    await site.deploy(release())
+    site.kube.broken["bad"] = "unready"
+    began = site.clock.now
+    slow = site.kube.list
+
+    async def listed(kind: Kind, namespace: str = "", *, labels: str = "") -> list[Object]:
+        found = await slow(kind, namespace, labels=labels)
+        if kind == DEPLOYMENT and site.clock.now < began + 20:
+            for each in found:
+                each["status"]["availableReplicas"] = 0
+        return found
+
+    site.kube.list = listed  # type: ignore[method-assign]
+    short = dataclasses.replace(site.rollout(), limit=1.0)
+    with pytest.raises(RolloutFailed, match="within 1 s") as raised:
+        await short.deploy(release(VERSION="bad"))
+    assert "Release 1 was put back and is ready" in raised.value.remedy
+
+
 async def test_the_end_of_the_log_is_the_evidence_of_a_crash(site: Site) -> None:
     """What a container wrote before it crashed is shown, not what it writes now."""
     await site.deploy(release())
