@@ -41,6 +41,8 @@ PATIENCE = 60.0
 """Seconds for which an API server that is away is asked again: three times the 20 s that an
 upgrade of a single control plane takes."""
 CONNECT_LIMIT = 5.0
+LOGIN_LIMIT = 120.0
+"""Seconds for a program that the kubeconfig names for a login: it may ask a person."""
 ANSWER_LIMIT = 30.0
 """Seconds for one answer: a request may pass several webhooks of 10 s each."""
 BODY_LIMIT = 64 * 1024 * 1024
@@ -362,6 +364,8 @@ class Client:
                 evidence=error.evidence,
             ) from error
         except Refused as error:
+            if error.status == _NOT_FOUND:
+                raise self._no_kubernetes() from error
             raise PrerequisiteError(
                 f"The cluster of the context {self.context} ({self.server}) refuses us "
                 f"({error.status} {error.reason})",
@@ -369,11 +373,13 @@ class Client:
                 evidence=error.evidence,
             ) from error
         except (ValueError, AttributeError) as error:
-            raise PrerequisiteError(
-                f"What answers at {self.server} (context {self.context}) is not Kubernetes",
-                remedy="Correct the address in the kubeconfig, or name another context with "
-                "--context",
-            ) from error
+            raise self._no_kubernetes() from error
+
+    def _no_kubernetes(self) -> PrerequisiteError:
+        return PrerequisiteError(
+            f"What answers at {self.server} (context {self.context}) is not Kubernetes",
+            remedy="Correct the address in the kubeconfig, or name another context with --context",
+        )
 
     async def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         """See `Kube`."""
@@ -665,7 +671,15 @@ async def connect(
         UsageError: There is no such context.
         PrerequisiteError: There is no kubeconfig, or the cluster does not answer, or not us.
     """
-    client = await to_thread.run_sync(functools.partial(_open, context, say))
+    try:
+        with anyio.fail_after(LOGIN_LIMIT):
+            opened = functools.partial(_open, context, say)
+            client = await to_thread.run_sync(opened, abandon_on_cancel=True)
+    except TimeoutError as error:
+        raise PrerequisiteError(
+            f"The program that the kubeconfig names for a login gave none in {LOGIN_LIMIT:.0f} s",
+            remedy="Run it by hand, or name another context with --context",
+        ) from error
     await client.greet()
     client.patience = patience
     return client

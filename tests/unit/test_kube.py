@@ -357,6 +357,7 @@ async def test_logs_are_text_or_nothing(client: Client, server: Server) -> None:
         (status(401, "Unauthorized", "Unauthorized"), r"refuses us \(401 Unauthorized\)"),
         (Answer(200, b"<html>"), "is not Kubernetes"),
         (Answer(200, b"[]"), "is not Kubernetes"),
+        (Answer(404, b"404 page not found"), "is not Kubernetes"),
     ],
 )
 async def test_first_contact_tells_what_is_wrong(
@@ -511,6 +512,18 @@ async def test_a_cluster_that_is_down_is_told_at_once(kubeconfig: Callable[[str]
     with anyio.fail_after(5), pytest.raises(PrerequisiteError, match="cannot be reached") as raised:
         await connect("")
     assert "refused" in raised.value.evidence
+
+
+async def test_a_login_that_does_not_come_is_not_waited_for(
+    kubeconfig: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program of a kubeconfig that gives the login may ask a person who is not there."""
+    program = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: sleep, args: ['1']}}"
+    text = CONFIG.format(server="http://127.0.0.1:9").replace("{token: sesame}", program)
+    kubeconfig(text)
+    monkeypatch.setattr("pipeline.kube.LOGIN_LIMIT", 0.2)
+    with anyio.fail_after(0.9), pytest.raises(PrerequisiteError, match="for a login gave none"):
+        await connect("one")
 
 
 async def test_no_kubeconfig(kubeconfig: Callable[[str], Path]) -> None:
