@@ -136,11 +136,14 @@ async def diff(settings: Settings, console: Console, *, tools: Tools = REAL) -> 
     kube = await tools.connect(settings.context, say=console.progress)
     await preflight.check_version(kube)
     known = await _known(kube, release.namespace)
+    if not await preflight.may_change_namespace(kube, release.namespace):
+        release = release.without_namespace()
     changed = False
     there = await kube.get(NAMESPACE, release.namespace) is not None
     secret = await _login(settings, release) is not None or await has_pull_secret(
         kube, release.namespace
     )
+    await preflight.check_rights(kube, preflight.trials(release.objects, there=there))
     for obj in release.marked(pull_secret=secret):
         each = identity(obj)
         live = await kube.get(Kind.of(obj), each.name, each.namespace)
@@ -178,6 +181,7 @@ async def status(settings: Settings, console: Console, *, tools: Tools = REAL) -
     if current is None:
         console.say(f"Nothing is deployed to {settings.namespace} ({kube.context})")
         return ExitCode.STEP_FAILED
+    await preflight.check_rights(kube, preflight.looks(current.objects, settings.namespace))
     snapshot = await observe(kube, [identity(obj) for obj in current.objects])
     rows = tables.judged(current, snapshot)
     for line in tables.status(current, snapshot, rows):
@@ -228,8 +232,12 @@ async def roll_back(
 async def remove(settings: Settings, console: Console, *, tools: Tools = REAL) -> int:
     """Delete everything that was deployed, and the records of it."""
     kube = await tools.connect(settings.context, say=console.progress)
-    for each in await _known(kube, settings.namespace):
+    known = await _known(kube, settings.namespace)
+    for each in known:
         _agreed(settings, each.overlay)
+    if known:
+        everything = [obj for each in known for obj in each.objects]
+        await preflight.check_rights(kube, preflight.removals(everything, settings.namespace))
     await _rollout(settings, tools, kube, console).remove()
     console.say(f"Nothing is left of it in {settings.namespace} ({kube.context})")
     return ExitCode.DONE

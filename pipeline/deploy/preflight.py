@@ -204,14 +204,44 @@ def rights(objects: Iterable[Object], namespace: str, *, secret: bool) -> tuple[
             wanted[Right(verb, Kind("", "Secret"), namespace)] = None
     wanted[Right("get", NAMESPACE, namespace)] = None
     for obj in objects:
+        # A server-side apply is a patch, and a creation where there is nothing to patch.
+        # A namespace is read by its name, and removed only where we may.
+        more = () if Kind.of(obj) == NAMESPACE else ("delete", "list")
+        wanted |= dict.fromkeys(_to((obj,), "get", "patch", "create", *more))
+    return tuple(wanted)
+
+
+def trials(objects: Iterable[Object], *, there: bool) -> tuple[Right, ...]:
+    """Return what a dry run of these objects does; their namespace is there, or is not."""
+    return _to(objects, "get", *(("patch", "create") if there else ()))
+
+
+def looks(objects: Iterable[Object], namespace: str) -> tuple[Right, ...]:
+    """Return what a look at these objects, and at what belongs to them, does."""
+    lists = [each._replace(namespace=namespace) for each in _LOOKS if each.verb == "list"]
+    wanted = dict.fromkeys(lists)
+    for obj in objects:
+        # Nobody lists all namespaces to see one.
+        verb = "list" if obj["metadata"].get("namespace") else "get"
+        wanted |= dict.fromkeys(_to((obj,), verb))
+    return tuple(wanted)
+
+
+def removals(objects: Iterable[Object], namespace: str) -> tuple[Right, ...]:
+    """Return what deleting these objects, and the records of them, does."""
+    deleted = [each for each in objects if Kind.of(each) != NAMESPACE]
+    records = [each._replace(namespace=namespace) for each in _RECORDS if each.verb != "patch"]
+    return (*records, *_to(deleted, "get", "delete"))
+
+
+def _to(objects: Iterable[Object], *verbs: str) -> tuple[Right, ...]:
+    """Return the rights to do something to each of these objects, each thing once."""
+    wanted: dict[Right, None] = {}
+    for obj in objects:
         kind, place = Kind.of(obj), str(obj["metadata"].get("namespace", ""))
         if kind == NAMESPACE:
             place = str(obj["metadata"]["name"])
-        # A server-side apply is a patch, and a creation where there is nothing to patch.
-        # A namespace is read by its name, and removed only where we may.
-        more = () if kind == NAMESPACE else ("delete", "list")
-        for verb in ("get", "patch", "create", *more):
-            wanted[Right(verb, kind, place)] = None
+        wanted |= {Right(verb, kind, place): None for verb in verbs}
     return tuple(wanted)
 
 

@@ -33,7 +33,7 @@ from .deploy_fakes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from pipeline.config import Settings
     from pipeline.deploy.release import Image, Release
@@ -268,6 +268,37 @@ async def test_diff_knows_the_pull_secret(site: Site) -> None:
         site.screen.lines.clear()
         await deploy.diff(each, site.screen, tools=site.tools)
         assert site.screen.lines == ["Nothing would change"]
+
+
+async def test_diff_where_the_namespace_is_not_ours_to_change(site: Site) -> None:
+    """Who may deploy to a namespace that stays as it is may see what that would change."""
+    site.reported(*IMAGES)
+    await site.deployed(release())
+    site.kube.forbidden = {("patch", "Namespace"), ("create", "Namespace")}
+    assert await deploy.diff(site.settings(), site.screen, tools=site.tools) == 0
+    assert "try Namespace slipway" not in site.kube.calls
+
+
+@pytest.mark.parametrize(
+    ("ask", "verb", "kind"),
+    [
+        (deploy.diff, "patch", "Deployment"),
+        (deploy.status, "list", "Pod"),
+        (deploy.status, "list", "Deployment"),
+        (deploy.remove, "delete", "Service"),
+        (deploy.remove, "delete", "ConfigMap"),
+    ],
+)
+async def test_what_we_may_not_do_is_told_before_anything_is_done(
+    site: Site, ask: Callable[..., Awaitable[int]], verb: str, kind: str
+) -> None:
+    """The environment lacks a right: nothing was tried, and nothing deleted."""
+    site.reported(*IMAGES)
+    await site.deployed(release())
+    site.kube.forbidden = {(verb, kind)}
+    with pytest.raises(PrerequisiteError, match=f"does not allow us to {verb} {kind}"):
+        await ask(site.settings(), site.screen, tools=site.tools)
+    assert site.kube.calls == []
 
 
 async def test_diff_before_the_first_deploy(site: Site) -> None:
