@@ -366,6 +366,18 @@ def scaling(autoscaler: Object) -> str:
     return text
 
 
+def event_time(event: Object) -> str:
+    """Return when an event was last seen, as the cluster writes it; empty when it does not say."""
+    series = event.get("series") or {}
+    return str(
+        series.get("lastObservedTime")
+        or event.get("lastTimestamp")
+        or event.get("eventTime")
+        or (event.get("metadata") or {}).get("creationTimestamp")
+        or ""
+    )
+
+
 def _judge_pod(pod: Object, snapshot: Snapshot) -> Judgement:
     name = f"pod {pod['metadata']['name']}"
     if pod["metadata"].get("deletionTimestamp") or _phase(pod) in _ENDED:
@@ -507,15 +519,8 @@ def _latest(pod: Object, snapshot: Snapshot) -> str:
     about = [each for each in snapshot.events if _involves(each, pod)]
     if not about:
         return ""
-    latest = max(about, key=_event_time)
+    latest = max(about, key=event_time)
     return str(latest.get("message") or latest.get("reason") or "").strip()
-
-
-def _event_time(event: Object) -> str:
-    series = event.get("series") or {}
-    return str(
-        series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or ""
-    )
 
 
 def _involves(event: Object, obj: Object) -> bool:

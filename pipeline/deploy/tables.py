@@ -9,7 +9,7 @@ import copy
 import difflib
 from typing import TYPE_CHECKING
 
-from pipeline.deploy.readiness import judge
+from pipeline.deploy.readiness import event_time, judge
 from pipeline.deploy.release import RELEASE, identity
 from pipeline.deploy.render import dump
 
@@ -62,7 +62,7 @@ def status(
     yield ""
     yield from _table((("object", "state", ""), *judged))
     warnings = sorted(
-        (each for each in snapshot.events if each.get("type") == "Warning"), key=_event_time
+        (each for each in snapshot.events if each.get("type") == "Warning"), key=event_time
     )[-EVENTS:]
     if warnings:
         yield ""
@@ -70,7 +70,7 @@ def status(
         for each in warnings:
             about = each.get("involvedObject") or {}
             yield (
-                f"  {_event_time(each)}  {about.get('kind')} {about.get('name')}: "
+                f"  {event_time(each)}  {about.get('kind')} {about.get('name')}: "
                 f"{each.get('reason')}: {str(each.get('message', '')).strip()}"
             )
 
@@ -125,17 +125,6 @@ def _shown(obj: Object) -> str:
         if shown["kind"] == "Secret" and field in shown:
             shown[field] = dict.fromkeys(shown[field], "***")
     return dump([shown])
-
-
-def _event_time(event: Object) -> str:
-    series = event.get("series") or {}
-    return str(
-        series.get("lastObservedTime")
-        or event.get("lastTimestamp")
-        or event.get("eventTime")
-        or (event.get("metadata") or {}).get("creationTimestamp")
-        or ""
-    )
 
 
 def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
