@@ -11,22 +11,24 @@ import io
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-try:
-    import click
-except ModuleNotFoundError as missing:
-    # The first thing that is not Python's own.
+# Another Python than that of our environment has none of them, or some for reasons of its own.
+_missing = [name for name in ("click", "anyio", "dagger", "docker") if not find_spec(name)]
+if _missing:
     sys.stderr.write(
-        f"error: {sys.executable} does not have what the pipeline needs ({missing.name}). Run "
+        f"error: {sys.executable} does not have what the pipeline needs ({_missing[0]}). Run "
         "`make environment`, then `. .venv/bin/activate`.\n"
     )
-    raise SystemExit(3) from None
+    raise SystemExit(3)
 
-from pipeline import config
-from pipeline.errors import UsageError
+import click  # noqa: E402 - only now it is known to be there
+
+from pipeline import config  # noqa: E402 - the same
+from pipeline.errors import UsageError  # noqa: E402 - the same
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

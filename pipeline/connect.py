@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import time
@@ -56,6 +57,7 @@ CONNECT_LIMIT = 300.0
 CLOSE_LIMIT = 10.0
 """Seconds that the end of a connection may take, whatever happens."""
 
+_NUMBER = re.compile("[0-9]+")
 _RUNTIMES = ("docker", "podman", "nerdctl", "finch", "container")
 """Programs with which Dagger's command line starts an engine."""
 
@@ -209,8 +211,9 @@ def _fetched(machine: Machine, version: str) -> str | None:
     """Return the command line that the SDK downloaded before, where it keeps it."""
     home = machine.environ.get("XDG_CACHE_HOME", "").strip()
     folder = Path(home).expanduser() if home else Path.home() / ".cache"
-    found = sorted((folder / "dagger").glob(f"dagger-{version.rpartition('.')[0]}.*"))
-    return str(found[-1]) if found else None
+    found = (folder / "dagger").glob(f"dagger-{version.rpartition('.')[0]}.*")
+    newest = max(found, key=lambda file: [int(n) for n in _NUMBER.findall(file.name)], default=None)
+    return None if newest is None else str(newest)
 
 
 def _host_refused(host: str, machine: Machine, *, ordered: bool) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from pipeline.finding import Finding
     from pipeline.report import Report, Surroundings
     from pipeline.task import Key, Result, State, Task
 
@@ -41,6 +42,7 @@ _COLOURS: dict[State, str] = {
     "failed": "\x1b[31m",
     "skipped": "\x1b[90m",
 }
+_FINDING_COLOURS = {"ok": "\x1b[32m", "missing": "\x1b[31m", "note": "\x1b[33m"}
 _GLYPHS: dict[State, str] = {"passed": "✓", "cached": "=", "failed": "✗", "skipped": "-"}
 
 
@@ -176,12 +178,35 @@ class Console:
         self._write(self._stderr, printable(text))
 
     def say(self, text: str) -> None:
-        """Print a line of a command that is no run, as ``doctor`` does."""
+        """Print a line of a command that is no run, as ``setup`` does."""
         self._write(self._stdout, printable(text))
 
     def progress(self, text: str) -> None:
         """Print a line of how a command gets on, which ``--quiet`` does without."""
         self.say(text)
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """Print what is here and what is missing, each with what gets it.
+
+        What is to be copied is never broken: on a terminal a command has a line of its own, and
+        elsewhere each finding is one line, however long.
+        """
+        names = max((len(finding.name) for finding in findings), default=0)
+        states = max((len(finding.state) for finding in findings), default=0)
+        left = names + states + 4
+        terminal = self._stdout.isatty()
+        room = max(shutil.get_terminal_size((_PLAIN_WIDTH, 24)).columns - left - 1, 30)
+        for each in findings:
+            detail = printable(each.detail)
+            lines = textwrap.wrap(detail, room) if terminal else [detail]
+            if each.command:
+                lines.append(f"what to do: {printable(each.command)}")
+            # The colours come after the padding, which would count them.
+            state = f"{each.state:<{states}}"
+            if self._colour:
+                state = f"{_FINDING_COLOURS[each.state]}{state}\x1b[0m"
+            between = f"\n{' ' * left}" if terminal else "  "
+            self._say(f"{each.name:<{names}}  {state}  {between.join(lines)}")
 
     def watch(self, rows: Sequence[Row]) -> None:
         """Tell how far the things are that are waited for; called again and again.

@@ -345,11 +345,11 @@ async def prepare(settings: Settings) -> AsyncIterator[Context]:
     login = await _login(settings, address)
     client = registry.Client(address, login, ca=settings.ca)
     engine, found, _, bases, socket, _ = await _each(
-        lambda: to_thread.run_sync(_engine, settings),
+        lambda: to_thread.run_sync(choose_engine, settings),
         lambda: to_thread.run_sync(_source, settings.root),
         # Before the bases: when the registry is down, those that it has are not what is missing.
         lambda: _reachable(settings, client),
-        lambda: resolve_bases(settings, elsewhere=standin_registry.loopback(DEFAULT_REGISTRY)),
+        lambda: find_bases(settings),
         lambda: to_thread.run_sync(_docker_socket, settings.docker_host),
         lambda: to_thread.run_sync(trust.check, settings.ca),
     )
@@ -386,8 +386,13 @@ def _source(root: Path) -> Source:
     return source.read(root, built=tuple(IMAGES.values()))
 
 
-def _engine(settings: Settings) -> Engine:
-    """Return the engine, when it can build for the platform that was asked for. Blocks."""
+def choose_engine(settings: Settings) -> Engine:
+    """Return the engine, when it can build for the platform that was asked for. Blocks.
+
+    Raises:
+        UsageError: The environment names one only by half.
+        PrerequisiteError: There is none, or it cannot.
+    """
     engine = connect.choose(settings)
     here = this_platform()
     if engine.name == "embedded" and settings.platform not in ("", here):
@@ -397,6 +402,15 @@ def _engine(settings: Settings) -> Engine:
             evidence=f"The engine is {engine.name}, {engine.reason}",
         )
     return engine
+
+
+async def find_bases(settings: Settings) -> Bases:
+    """Return the base images: stand-ins from the default registry, where the other has none.
+
+    Raises:
+        PrerequisiteError: They cannot be had.
+    """
+    return await resolve_bases(settings, elsewhere=standin_registry.loopback(DEFAULT_REGISTRY))
 
 
 def _told(context: Context, version: str) -> None:

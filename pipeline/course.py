@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from pipeline.console import Console
     from pipeline.task import Key, Result, Task
 
-Say = Callable[[str], None]
-"""Tells a person one line."""
-
 _log = logging.getLogger(__name__)
 
 CLEANUP_LIMIT = 9.0
@@ -141,28 +138,27 @@ def command(
     return _Course(flags, process).command(name, arguments or {})
 
 
-async def _doctor(settings: Settings, _say: Say) -> int:
-    from pipeline.cluster import findings
-    from pipeline.setup import doctor
+async def _doctor(settings: Settings, console: Console) -> int:
+    from pipeline import doctor
 
-    return await doctor.doctor(settings, as_json=settings.json, more=await findings.examine())
+    return int(await doctor.doctor(settings, console))
 
 
-async def _setup(settings: Settings, say: Say) -> int:
+async def _setup(settings: Settings, console: Console) -> int:
     from pipeline import setup
 
-    await setup.setup(settings, say=say)
+    await setup.setup(settings, say=console.say)
     return 0
 
 
-async def _down(settings: Settings, say: Say) -> int:
+async def _down(settings: Settings, console: Console) -> int:
     from pipeline.setup import down
 
-    await down.down(settings, say=say)
+    await down.down(settings, say=console.say)
     return 0
 
 
-async def _prune(settings: Settings, say: Say) -> int:
+async def _prune(settings: Settings, console: Console) -> int:
     from pipeline import cache
     from pipeline.engine.core.errors import EngineError
     from pipeline.engine.prune import prune
@@ -180,7 +176,7 @@ async def _prune(settings: Settings, say: Say) -> int:
     size = sum(file.lstat().st_size for file in records.rglob("*") if file.is_file())
     if records.exists():
         shutil.rmtree(records)
-    say(
+    console.say(
         f"Freed {_amount(freed.docker_bytes)} in Docker ({freed.images} images, {freed.volumes} "
         f"volumes, BuildKit's cache) and {_amount(freed.folder_bytes + size)} in {home}"
     )
@@ -191,34 +187,36 @@ def _amount(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-async def _cluster_up(settings: Settings, say: Say) -> int:
+async def _cluster_up(settings: Settings, console: Console) -> int:
     from pipeline import cluster
 
-    await cluster.up(settings, say)
+    await cluster.up(settings, console.say)
     return 0
 
 
-async def _cluster_down(settings: Settings, say: Say) -> int:
+async def _cluster_down(settings: Settings, console: Console) -> int:
     from pipeline import cluster
 
-    await cluster.down(settings, say)
+    await cluster.down(settings, console.say)
     return 0
 
 
-async def _cluster_status(settings: Settings, say: Say) -> int:
+async def _cluster_status(settings: Settings, console: Console) -> int:
     from pipeline import cluster
 
-    return 0 if await cluster.status(settings, say) else int(ExitCode.STEP_FAILED)
+    return 0 if await cluster.status(settings, console.say) else int(ExitCode.STEP_FAILED)
 
 
-async def _cluster_prepare(settings: Settings, say: Say) -> int:
+async def _cluster_prepare(settings: Settings, console: Console) -> int:
     from pipeline import cluster
 
-    await cluster.prepare(settings, say)
+    await cluster.prepare(settings, console.say)
     return 0
 
 
-COMMANDS: dict[str, Callable[[Settings, Say], Awaitable[int]]] = {
+Command = Callable[["Settings", "Console"], Awaitable[int]]
+
+COMMANDS: dict[str, Command] = {
     "doctor": _doctor,
     "setup": _setup,
     "prune": _prune,
@@ -346,7 +344,7 @@ class _Course:
             with anyio.CancelScope() as scope:
                 await group.start(stop.listen, scope)
                 if name in COMMANDS:
-                    code = await COMMANDS[name](settings, self._console.say)
+                    code = await COMMANDS[name](settings, self._console)
                 else:
                     code = await DEPLOY[name](settings, self._console, arguments)
             group.cancel_scope.cancel()

@@ -614,6 +614,33 @@ async def _local(  # noqa: PLR0913 - the registry, and one request
     return await to_thread.run_sync(exchange, abandon_on_cancel=True)
 
 
+def blocking(registry: Registry, ca: Path | None) -> Exchange:
+    """Return an exchange that gets, and holds up its thread: for who may leave that behind.
+
+    The look-up of a name has no limit; httpx's own way to wait for one leaves it to a thread that
+    the process waits for at its end.
+
+    Args:
+        registry: Whom it asks.
+        ca: As for `Client`.
+    """
+    host, port = registry.endpoint
+    transfer: Transfer = _LocalTransfer(host, port) if registry.plain_http else _RemoteTransfer(ca)
+
+    async def exchange(
+        method: str,  # noqa: ARG001 - `Client.ping` only gets
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        limit: int,
+    ) -> Answer:
+        body = bytearray()
+        answer = transfer.fetch(url, headers, body.extend)
+        return Answer(answer.status, answer.headers, bytes(body[:limit]) or answer.body)
+
+    return exchange
+
+
 async def _in_thread(work: Callable[[Callable[[], None]], Answer]) -> Answer:
     """Run a transfer in a thread, and end it when nobody waits for it or it takes too long.
 

@@ -8,7 +8,7 @@ milliseconds and changes nothing; it runs before every `make run`. What it start
     apt.py       Debian's packages                  buildx.py   Docker's client and its plug-in
     bases.py     base images and their stand-ins    registry.py the registry on the loopback
     state.py     what was started, and a lock       command.py  programs that are run
-    doctor.py    what is here, as a table           down.py     stop what was started
+    down.py      stop what was started
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import anyio
 from anyio import to_thread
 
+from pipeline import images
 from pipeline.errors import PrerequisiteError
 
 if TYPE_CHECKING:
@@ -109,17 +109,12 @@ def loopback(registry: str) -> Registry | None:
 
     Args:
         registry: ``HOST[:PORT][/NAMESPACE]``; without a port it is 80, as Docker has it.
+
+    Raises:
+        UsageError: It names no registry.
     """
-    address = registry.partition("/")[0]
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdecimal():
-        host, port = address, "80"
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        inside = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        inside = False
-    return Registry(host, int(port)) if inside else None
+    found = images.parse_registry(registry)
+    return Registry(found.host, found.effective_port) if found.loopback else None
 
 
 def taken(registry: Registry) -> PrerequisiteError:

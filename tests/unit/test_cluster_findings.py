@@ -16,7 +16,7 @@ from .setup_fakes import Recorder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.setup.doctor import Finding
+    from pipeline.finding import Finding
 
 
 def found(tmp_path: Path, *programs: str, go: str = "go1.26.8", **facts: Any) -> dict[str, Finding]:  # noqa: ANN401

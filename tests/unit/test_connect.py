@@ -141,6 +141,18 @@ def test_command_line_that_the_sdk_fetched_before_is_known(tmp_path: Path) -> No
     assert choose(SETTINGS, Here(tmp_path, environ).machine()).cli == str(cli)
 
 
+def test_newest_command_line_is_the_one_with_the_highest_number(tmp_path: Path) -> None:
+    """Numbers are compared as numbers: 0.21.11 came after 0.21.9."""
+    minor = connect._sdk_version().rpartition(".")[0]  # noqa: SLF001 - the name of the file
+    folder = tmp_path / "cache/dagger"
+    folder.mkdir(parents=True)
+    for patch in (9, 11, 10):
+        (folder / f"dagger-{minor}.{patch}").touch()
+    environ = {"_EXPERIMENTAL_DAGGER_RUNNER_HOST": "tcp://runner:1234"}
+    found = choose(SETTINGS, Here(tmp_path, environ).machine()).cli
+    assert found == str(folder / f"dagger-{minor}.11")
+
+
 def test_sdk_s_own_download_is_taken_where_it_answers(tmp_path: Path) -> None:
     """The SDK fetches the command line by itself."""
     here = Here(tmp_path, {}, ("docker",), ("dl.dagger.io:443",))

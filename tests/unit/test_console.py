@@ -13,6 +13,7 @@ import pytest
 from pipeline import log
 from pipeline.console import Console, Json, Live, Quiet, Row, open_console
 from pipeline.errors import PrerequisiteError
+from pipeline.finding import Finding
 from pipeline.report import Recorder
 from pipeline.task import Key, Result
 
@@ -50,6 +51,12 @@ def _forget() -> Iterator[None]:
     """Keep secrets within a test."""
     with log.remembering():
         yield
+
+
+FINDINGS = (
+    Finding("engine", "ok", "embedded"),
+    Finding("docker", "missing", "No Docker Engine answers " * 8, "make setup " * 12),
+)
 
 
 def opened(
@@ -343,3 +350,28 @@ def test_secrets_in_rows_are_scrubbed() -> None:
         console.watch(rows(("waiting", "hunter2")))
         console.watched()
         assert "hunter2" not in out.getvalue()
+
+
+def test_finding_is_one_line_where_nobody_watches() -> None:
+    """However long: what is looked for in a log has its command beside it."""
+    out = io.StringIO()
+    opened(out, io.StringIO()).findings(FINDINGS)
+    first, second = out.getvalue().splitlines()
+    assert first == "engine  ok       embedded"
+    assert second.startswith("docker  missing  No Docker Engine answers No Docker")
+    assert second.endswith(f"  what to do: {'make setup ' * 12}")
+
+
+def test_finding_has_its_command_on_a_line_of_its_own_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The detail is folded, and what is to be copied is not."""
+    monkeypatch.setenv("COLUMNS", "60")
+    out = Terminal()
+    opened(out, io.StringIO(), TERM="xterm").findings(FINDINGS)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "engine  \x1b[32mok     \x1b[0m  embedded"
+    assert lines[1].startswith("docker  \x1b[31mmissing\x1b[0m  No Docker Engine answers")
+    assert lines[-1] == f"{' ' * 17}what to do: {'make setup ' * 12}"
+    assert all(len(line) < 60 for line in lines[2:-1])
+    assert len(lines) > 4

@@ -360,3 +360,15 @@ async def test_remote_exchange_cuts_the_body_and_translates_errors() -> None:
         await exchange("GET", f"http://127.0.0.1:{port}/v2/", {}, limit=2)
     with pytest.raises(Unreachable):
         await exchange("GET", "nonsense", {}, limit=2)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "registry.example.com"])
+async def test_blocking_exchange_asks_as_the_other_does(host: str) -> None:
+    """Its transfer is the one for where the registry is."""
+    with serving() as port:
+        url = f"http://127.0.0.1:{port}/v2/"
+        exchange = registry.blocking(images.parse_registry(f"{host}:{port}"), None)
+        answer = await exchange("GET", url, {}, limit=2)
+        assert (answer.status, answer.body) == (200, b"bo")
+    with pytest.raises(Unreachable, match="Connection refused"):
+        await exchange("GET", url, {}, limit=2)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         ("[::1]:5050", Registry("::1", 5050)),
         ("localhost", Registry("localhost", 80)),
         ("registry.example.com:5050", None),
-        ("registry.example.com/127.0.0.1:5050", None),
+        ("registry.example.com/team", None),
         ("10.0.0.1:5050", None),
     ],
 )
