@@ -8,10 +8,10 @@ Rules:
 - Errors of the library and of the cluster are translated here. `Refused` is an answer, `Conflict`
   one of them; `Away` means that none came.
 - An API server that is away for a moment (it restarts, a load balancer moves on) is asked again
-  for `Kube.patience` seconds. So is one that answers 429, 503 or 504, or whose webhook does not
-  answer. Every request here may be sent twice: changes are server-side applies, replacements that
-  name the version they replace, and deletions of what may be gone already. No other error is
-  retried.
+  for `Kube.patience` seconds. So is one that answers 429, 503 or 504, whose etcd has no leader, or
+  whose webhook does not answer. Every request here may be sent twice: changes are server-side
+  applies, replacements that name the version they replace, and deletions of what may be gone
+  already. No other error is retried.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryLi
 _NOT_FOUND = 404
 _CONFLICT = 409
 _BUSY = frozenset({429, 503, 504})
+_INTERNAL = 500
 _HOOK = "failed calling webhook"
 _HOOK_AWAY = (
     "connection refused",
@@ -807,9 +808,16 @@ def _sender(api: Any) -> Callable[[Request], Answer]:  # noqa: ANN401 - the libr
 
 
 def _object(answer: Answer) -> Object:
-    value = answer.json()
+    try:
+        value = answer.json()
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
-        raise ValueError("the API server answered with what is no object")  # noqa: TRY004 - as json.loads
+        raise StepError(
+            f"The API server answered with {len(answer.body)} bytes that are no object",
+            remedy="See what stands between here and the cluster, then run it again",
+            evidence=answer.body[:500].decode(errors="replace"),
+        )
     return value
 
 
@@ -830,6 +838,8 @@ def _not_now(answer: Answer) -> str:
     """Return why an answer means that it is to be asked again; empty when it does not."""
     if answer.status in _BUSY:
         return f"it answers {answer.status}"
+    if answer.status == _INTERNAL and b"etcdserver: " in answer.body:
+        return "its store has no leader at the moment"
     if not answer.ok and _HOOK.encode() in answer.body:
         text = answer.body.decode(errors="replace")
         if any(sign in text for sign in _HOOK_AWAY):

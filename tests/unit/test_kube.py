@@ -257,6 +257,7 @@ HOOK = 'Internal error occurred: failed calling webhook "vscaledobject.kb.io": '
         status(429, "too many requests"),
         status(503, "apiserver is shutting down"),
         status(504, "timeout"),
+        status(500, "etcdserver: leader changed"),
         status(500, f"{HOOK}dial tcp: connect: connection refused"),
         status(500, f'{HOOK}no endpoints available for service "keda"'),
     ],
@@ -296,6 +297,17 @@ async def test_no_other_error_is_retried(
     with pytest.raises(Refused):
         await client.get(POD, "p", "ns")
     assert time.now == 0
+
+
+@pytest.mark.parametrize("body", [b"<html>please log in</html>", b"[]"])
+async def test_answer_that_is_no_object_is_told(
+    client: Client, server: Server, body: bytes
+) -> None:
+    """What stands in between may answer anything with 200."""
+    server.put("/api/v1/namespaces/ns/pods/p", Answer(200, body))
+    with pytest.raises(StepError, match="that are no object") as raised:
+        await client.get(POD, "p", "ns")
+    assert raised.value.evidence == body.decode()
 
 
 async def test_a_certificate_that_is_wrong_stays_wrong(client: Client, server: Server) -> None:
