@@ -40,6 +40,10 @@ CONTEXT = "slipway-local"
 API = "slipway-api"
 NGINX = "slipway-nginx"
 WORKLOADS = (API, NGINX)
+LEAST = 2
+"""Pods of each workload when there is nothing to do."""
+VERSIONS = ("one", "two")
+"""The versions that work; what else there is, see `Stage.report`."""
 PATH = "/api/v1/containers"
 RATE = 25.0
 """Requests in a second that the system has no trouble with, nor need to scale for."""
@@ -125,6 +129,7 @@ class Stage:
         namespace: Where the system is deployed.
         own: Whether all of it was made for this run, and may be destroyed.
         figures: What was measured, by scenario.
+        history: The versions that were deployed, one after the other.
     """
 
     folder: Path
@@ -133,6 +138,7 @@ class Stage:
     namespace: str
     own: bool
     figures: dict[str, Any] = field(default_factory=dict)
+    history: list[str] = field(default_factory=list)
     _reports: dict[str, Path] = field(default_factory=dict)
     _kubectl: list[str] = field(default_factory=list)
 
@@ -189,7 +195,10 @@ class Stage:
 
     def deploy(self, version: str, *more: str, code: int | None = 0) -> Done:
         """Deploy a version of the images; see `report`."""
-        return self.run("deploy", "--images", str(self.report(version)), *more, code=code)
+        done = self.run("deploy", "--images", str(self.report(version)), *more, code=code)
+        if done.code == 0:
+            self.history.append(version)
+        return done
 
     def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
         """Return what kubectl says."""
@@ -400,8 +409,18 @@ class Stage:
             for workload, digest in self.digests(version).items()
         )
 
+    @property
+    def version(self) -> str:
+        """The version that runs, ``one`` or ``two``; empty when it is neither, or a mixture."""
+        return next((version for version in VERSIONS if self.runs(version)), "")
+
+    @property
+    def other(self) -> str:
+        """The version of the two that does not run."""
+        return VERSIONS[self.version == VERSIONS[0]]
+
     def releases(self) -> dict[int, str]:
-        """Return the state of each recorded release."""
+        """Return the state of each recorded release; none where there is no namespace."""
         found = self.get("configmaps", "--selector", "slipway.io/record=release")["items"]
         return {
             int(each["metadata"]["annotations"]["slipway.io/release"]): each["metadata"]["labels"][

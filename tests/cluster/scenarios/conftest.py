@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster import figures
 from tests.cluster import stage as stages
-from tests.cluster.stage import Stage
+from tests.cluster.stage import LEAST, VERSIONS, WORKLOADS, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 UP_LIMIT = 2400.0
 """Seconds for a cluster that has to be built first; once built it is up in less than a minute."""
 PREPARE_LIMIT = 600.0
+REST_LIMIT = 180.0
+"""Seconds for the autoscalers to take back what a test had them add."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stage() -> Iterator[Stage]:
     """Return a cluster that runs and is prepared, with nothing deployed to it by this run."""
     home = stages.lent()
@@ -71,29 +73,21 @@ def _lent(folder: Path, home: Path) -> Stage:
 
 @pytest.fixture
 def deployed(stage: Stage) -> Stage:
-    """Return the stage with version ``one`` deployed and at rest."""
+    """Return the stage with one of the two versions deployed and at rest."""
     at_rest(stage)
     return stage
 
 
-def at_rest(stage: Stage, version: str = "one") -> None:
-    """Have a version deployed, with as many pods as the autoscalers leave when nothing goes on."""
-    releases = (
-        stage.releases()
-        if "configmap"
-        in stage.kubectl(
-            "get", "configmaps", "--namespace", stage.namespace, "--output=name", check=False
-        )
-        else {}
-    )
-    if "deployed" not in releases.values() or not stage.runs(version):
-        stage.deploy(version)
+def at_rest(stage: Stage) -> None:
+    """Have a version that works, with as many pods as the autoscalers leave at rest."""
+    if "deployed" not in stage.releases().values() or not stage.version:
+        stage.deploy(VERSIONS[0])
     with stage.watch() as watch:
         watch.until(
             lambda now: all(
-                now.ready.get(name) == now.present.get(name) == 2 for name in stages.WORKLOADS
+                now.ready.get(name) == now.present.get(name) == LEAST for name in WORKLOADS
             ),
-            180,
+            REST_LIMIT,
         )
 
 

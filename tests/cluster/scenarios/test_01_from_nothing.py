@@ -70,7 +70,7 @@ def test_deploy_makes_a_system_that_lists_its_own_pods(stage: Stage) -> None:
 def test_deploy_again_changes_nothing(deployed: Stage) -> None:
     """What runs already is not rolled: the pods are the same ones afterwards."""
     before = {pod["metadata"]["uid"] for pod in deployed.pods()}
-    done = deployed.deploy("one")
+    done = deployed.deploy(deployed.version)
     assert {pod["metadata"]["uid"] for pod in deployed.pods()} == before
     deployed.figures.setdefault("from nothing", {})["deploy_again_s"] = round(done.seconds, 1)
 
@@ -235,7 +235,7 @@ def test_pods_have_no_token_but_the_apis(deployed: Stage) -> None:
 def test_status_tells_what_runs(deployed: Stage) -> None:
     """A person sees release, images, replicas and scaling with one command."""
     said = deployed.run("deploy", "status").out
-    for digest in deployed.digests("one").values():
+    for digest in deployed.digests(deployed.version).values():
         assert digest.removeprefix("sha256:")[:12] in said
     assert all(name in said for name in WORKLOADS)
     assert CONTEXT in said or deployed.namespace in said

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cluster import figures
-from tests.cluster.stage import RATE, WORKLOADS, describe
+from tests.cluster.stage import LEAST, RATE, WORKLOADS, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.cluster
 
 BURST = 110.0
 """Requests in a second, beside the usual ones, that two pods of each kind are too few for."""
-LEAST = 2
 UP_LIMIT = 120.0
 DOWN_LIMIT = 180.0
 HELD = 15.0

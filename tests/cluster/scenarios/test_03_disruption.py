@@ -27,21 +27,26 @@ CALM = 5.0
 """Seconds without a failure that count as being back."""
 
 
-@pytest.mark.parametrize("keep_alive", [False, True], ids=["new connections", "kept connections"])
-def test_rolling_update_fails_no_request(deployed: Stage, *, keep_alive: bool) -> None:
-    """A deploy of new images under load is not noticed by any client."""
-    with deployed.load(keep_alive=keep_alive) as load:
-        done = deployed.deploy("two")
+def test_rolling_update_fails_no_request(deployed: Stage) -> None:
+    """A deploy of new images under load is not noticed by any client.
+
+    Neither by clients with a connection for each request nor by those that keep theirs.
+    """
+    target = deployed.other
+    with deployed.load() as new, deployed.load(keep_alive=True) as kept:
+        done = deployed.deploy(target)
         # Until the last of the old pods is gone.
         time.sleep(10)
-    name = "kept connections" if keep_alive else "new connections"
-    deployed.figures.setdefault("rolling update", {})[name] = {
+    deployed.figures["rolling update"] = {
         "deploy_s": round(done.seconds, 1),
-        "load": load.all.figures(),
+        "new connections": new.all.figures(),
+        "kept connections": kept.all.figures(),
     }
-    assert deployed.runs("two")
-    assert len(load.all.items) > done.seconds * RATE
-    assert not load.all.failed, describe(load.all, deployed)
+    assert deployed.runs(target)
+    assert len(new.all.items) > done.seconds * RATE
+    assert any(each.reused for each in kept.all.items)
+    assert not new.all.failed, describe(new.all, deployed)
+    assert not kept.all.failed, describe(kept.all, deployed)
 
 
 def in_flight_bound(answers: Answers, first: float, last: float) -> tuple[set[Any], int]:
@@ -88,24 +93,27 @@ def test_deleting_a_pod_at_once_fails_at_most_what_was_in_flight(
     assert len(load.all.failed) <= bound, describe(load.all, deployed)
 
 
-def test_killing_the_process_of_an_api_pod_fails_at_most_what_was_in_flight(
-    deployed: Stage,
-) -> None:
-    """A process that dies takes along what it worked on; Nginx asks another pod for the rest."""
+def test_killing_the_process_of_an_api_pod_is_over_in_seconds(deployed: Stage) -> None:
+    """Nginx tries again, and each try may meet the dead pod until the node has noticed.
+
+    With two pods that is every second try, and four of them for a request: next to none fails, and
+    none after the node, which looks once a second, has taken the pod out.
+    """
     victim = deployed.first_process(API, "gunicorn")
     with deployed.load() as load:
         first = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         last = time.monotonic()
         time.sleep(10)
-    unexplained, bound = in_flight_bound(load.all, first, last)
+    _, bound = in_flight_bound(load.all, first, last)
     deployed.figures.setdefault("process killed", {})[API] = {
         "in_flight": bound,
         "load": load.all.figures(),
         "longest_effect_s": effect(load.all, first),
     }
-    assert not unexplained, describe(load.all, deployed)
-    assert len(load.all.failed) <= bound, describe(load.all, deployed)
+    moment = load.all.between(first, first + 3)
+    assert len(load.all.failed) <= bound + len(moment.items) / 8, describe(load.all, deployed)
+    assert effect(load.all, first) <= 3, describe(load.all, deployed)
 
 
 def test_killing_the_process_of_an_nginx_pod_is_over_in_seconds(deployed: Stage) -> None:

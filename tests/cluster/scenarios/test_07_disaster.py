@@ -60,7 +60,7 @@ def test_everything_is_brought_back_from_one_file(stage: Stage, exported: Path) 
     """Into an empty registry and an empty cluster, without sources: the same images serve."""
     if not stage.own:
         pytest.skip("the cluster was lent, and is not to be destroyed")
-    wanted = stage.digests("one")
+    wanted = stage.digests(stage.version)
     stage.run("cluster", "down")
     stages.destroy_registry(stage.address)
     assert not stages.is_up(stage.home)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cluster.scenarios.conftest import at_rest
+from tests.cluster.stage import API
 
 if TYPE_CHECKING:
     from tests.cluster.stage import Stage
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 
-def everything(stage: Stage) -> set[str]:
-    """Return the name of every object in the cluster that comes and goes with nothing else."""
+def everything(stage: Stage) -> set[tuple[str, str, str]]:
+    """Return kind, namespace and name of every object that does not come and go by itself."""
     kinds = stage.kubectl("api-resources", "--verbs=list", "--output=name").split()
     passing = {"events", "events.events.k8s.io", "leases.coordination.k8s.io"}
     measured = {kind for kind in kinds if kind.endswith((".metrics.k8s.io", ".metrics.keda.sh"))}
     named = ",".join(kind for kind in kinds if kind not in passing | measured)
     items = json.loads(stage.kubectl("get", named, "--all-namespaces", "--output=json"))["items"]
     return {
-        f"{each['kind']} {each['metadata'].get('namespace', '')}/{each['metadata']['name']}"
+        (each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"])
         for each in items
     }
 
@@ -31,11 +32,14 @@ def everything(stage: Stage) -> set[str]:
 def test_remove_leaves_nothing(stage: Stage) -> None:
     """No object of ours is left, no record, and not the namespace that deploy made."""
     at_rest(stage)
+    namespace = ("Namespace", "", stage.namespace)
     before = everything(stage)
-    assert f"Namespace /{stage.namespace}" in before
+    assert namespace in before
+    assert ("Deployment", stage.namespace, API) in before
     done = stage.run("deploy", "remove")
     left = everything(stage)
-    assert not {each for each in left if stage.namespace in each.split(" ")[1]}, done
+    assert namespace not in left, done
+    assert not {each for each in left if each[1] == stage.namespace}, done
     managed = json.loads(
         stage.kubectl(
             *("get", "clusterroles,clusterrolebindings,namespaces", "--output=json"),
