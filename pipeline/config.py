@@ -881,6 +881,9 @@ def _namespace(given: _Sources) -> str:
             "the name of a namespace",
             "It has at most 63 lower-case letters, digits, and '-' between them",
         )
+    if found.value == "default" or str(found.value).startswith("kube-"):
+        # Quota, Pod Security and a policy that denies everything would be put on others' pods.
+        raise _wrong(found, "a namespace of its own", "Name one that has nothing else in it")
     return str(found.value)
 
 

@@ -135,6 +135,9 @@ WRONG: list[tuple[str, str, str]] = [
     ("ca", "/nowhere/ca.pem", "There is no CA bundle /nowhere/ca.pem ({source})"),
     ("log_level", "loud", "Unknown log level 'loud' ({source})"),
     ("registry_user", "me", "The registry's user me has no password ({source})"),
+    ("namespace", "Slipway", "'Slipway' is not the name of a namespace"),
+    ("namespace", "default", "'default' is not a namespace of its own"),
+    ("namespace", "kube-system", "'kube-system' is not a namespace of its own"),
 ]
 
 
