@@ -22,7 +22,7 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from anyio.abc import SocketStream, TaskGroup, TaskStatus
+    from anyio.abc import ByteStream, SocketStream, TaskGroup, TaskStatus
 
 _log = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ class Relay:
                 _log.info("nothing answers behind the relay: %s", error)
                 return
             async with far, anyio.create_task_group() as both:
-                both.start_soon(_carry, near, far)
-                both.start_soon(_carry, far, near)
+                both.start_soon(carry, near, far)
+                both.start_soon(carry, far, near)
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +128,8 @@ def _folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _carry(source: SocketStream, target: SocketStream) -> None:
+async def carry(source: ByteStream, target: ByteStream) -> None:
+    """Pass on what one side sends, its end included, until either side is gone."""
     try:
         async for chunk in source:
             await target.send(chunk)

@@ -46,6 +46,23 @@ class Settings(Protocol):
         """A CA bundle for what is downloaded."""
 
 
+class _Provider(Protocol):
+    async def up(self, settings: Settings, say: Say) -> None: ...
+    async def down(self, settings: Settings, say: Say) -> None: ...
+    async def status(self, settings: Settings, say: Say) -> bool: ...
+
+
+def _provider(settings: Settings) -> _Provider:
+    """Return the provider's module; the other one's import is not paid for."""
+    if settings.provider == "local":
+        from pipeline.cluster import local
+
+        return local
+    from pipeline.cluster import minikube
+
+    return minikube
+
+
 async def up(settings: Settings, say: Say) -> None:
     """Have a cluster on this machine that runs.
 
@@ -53,14 +70,7 @@ async def up(settings: Settings, say: Say) -> None:
         PrerequisiteError: This machine or user cannot have one.
         StepError: It does not start.
     """
-    if settings.provider == "local":
-        from pipeline.cluster import local  # the other provider's is not paid for
-
-        await local.up(settings, say)
-    else:
-        from pipeline.cluster import minikube
-
-        await minikube.up(settings, say)
+    await _provider(settings).up(settings, say)
 
 
 async def down(settings: Settings, say: Say) -> None:
@@ -70,14 +80,7 @@ async def down(settings: Settings, say: Say) -> None:
         PrerequisiteError: This machine or user cannot do it.
         StepError: It does not end.
     """
-    if settings.provider == "local":
-        from pipeline.cluster import local
-
-        await local.down(settings, say)
-    else:
-        from pipeline.cluster import minikube
-
-        await minikube.down(settings, say)
+    await _provider(settings).down(settings, say)
 
 
 async def status(settings: Settings, say: Say) -> bool:
@@ -86,13 +89,7 @@ async def status(settings: Settings, say: Say) -> bool:
     Raises:
         PrerequisiteError: Nobody here can tell.
     """
-    if settings.provider == "local":
-        from pipeline.cluster import local
-
-        return await local.status(settings, say)
-    from pipeline.cluster import minikube
-
-    return await minikube.status(settings, say)
+    return await _provider(settings).status(settings, say)
 
 
 async def prepare(settings: Settings, say: Say) -> None:

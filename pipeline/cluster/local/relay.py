@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import SocketListener
 
+from pipeline.relay import carry
+
 if TYPE_CHECKING:
     import socket
 
-    from anyio.abc import ByteStream, SocketStream
+    from anyio.abc import SocketStream
 
 _log = logging.getLogger(__name__)
 
@@ -43,20 +45,9 @@ async def relay(listening: socket.socket, host: str, port: int) -> None:
                 _log.info("nothing accepts on %s:%s: %s", host, port, error)
                 return
             async with far, anyio.create_task_group() as both:
-                both.start_soon(_carry, near, far)
-                both.start_soon(_carry, far, near)
+                both.start_soon(carry, near, far)
+                both.start_soon(carry, far, near)
 
     listening.settimeout(0)
     async with await SocketListener.from_socket(listening) as listener:
         await listener.serve(handle)
-
-
-async def _carry(source: ByteStream, target: ByteStream) -> None:
-    try:
-        async for chunk in source:
-            await target.send(chunk)
-        await target.send_eof()
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-        # One side is gone: the other is closed as well, as it would be without a relay.
-        await anyio.aclose_forcefully(source)
-        await anyio.aclose_forcefully(target)
