@@ -177,7 +177,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="reports",
         help="The folder that the reports are written to",
         metavar="DIR",
-        commands=frozenset({"run"}) | _FIND,
+        commands=frozenset({"run", "setup"}) | _FIND,
     ),
     Setting(
         name="platform",
@@ -434,6 +434,8 @@ class Settings:
         timeout: Seconds that a deployment may take to be ready.
         provider: What makes the cluster.
         keda: A URL or a path of KEDA's release manifest, or ``helm``.
+        given: The names of the settings that somebody gave, wherever: a default counts less than
+            the same value when it was asked for.
     """
 
     root: Path
@@ -465,6 +467,7 @@ class Settings:
     timeout: float = float(DEFAULT_TIMEOUT)
     provider: Literal["minikube", "local"] = "minikube"
     keda: str = DEFAULT_KEDA
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -561,6 +564,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], *, cwd: Path) 
         timeout=float(_whole(given, "timeout", "a number of seconds") or DEFAULT_TIMEOUT),
         provider=cast('Literal["minikube", "local"]', given.choice("provider") or "minikube"),
         keda=_keda(given),
+        given=frozenset(each.name for each in SETTINGS if given.find(each.name)),
     )
 
 

@@ -443,7 +443,8 @@ class Live(Console):
         for width in (1, names):
             table.add_column(no_wrap=True, min_width=width, max_width=width)
         room = max(self._screen.width - names - 1 - 4 - 2, 8)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=room)
+        # Why something waits is at the end of its text, so that is not cut: it goes on below.
+        table.add_column(overflow="fold", max_width=room)
         spinner = "dots" if self._glyphs else "line"
         styles = {"ready": "green", "doubtful": "yellow", "hopeless": "red"}
         for row in self._rows:

@@ -3,7 +3,8 @@
 Rules:
 
 - A run goes: settings, the report folder, what the machine has, the plan, the steps, the reports.
-- The reports are written however it ends, as long as their folder can be written.
+- The reports are written however it ends, as long as their folder can be written; so are those of
+  a set-up that fails, which is a run that could not begin.
 - The first signal (Ctrl-C, SIGTERM, SIGHUP) cancels the run, which then has ten seconds to put away
   what it started; a second one ends the process at once. What is left is removed by the next run.
 """
@@ -160,6 +161,7 @@ async def _down(settings: Settings, console: Console) -> int:
 
 async def _prune(settings: Settings, console: Console) -> int:
     from pipeline import cache
+    from pipeline.cluster import local
     from pipeline.engine.core.errors import EngineError
     from pipeline.engine.prune import prune
     from pipeline.setup.docker import Docker
@@ -180,6 +182,10 @@ async def _prune(settings: Settings, console: Console) -> int:
         f"Freed {_amount(freed.docker_bytes)} in Docker ({freed.images} images, {freed.volumes} "
         f"volumes, BuildKit's cache) and {_amount(freed.folder_bytes + size)} in {home}"
     )
+    built = await local.prune(console.say)
+    stays = f"; a cluster runs on {', '.join(map(str, built.held))}" if built.held else ""
+    if built.size or built.held:
+        console.say(f"Freed {_amount(built.size)} of what local clusters were built into{stays}")
     return 0
 
 
@@ -228,6 +234,8 @@ COMMANDS: dict[str, Command] = {
 }
 """The commands that are about the machine, and no run."""
 
+REPORTED = frozenset({"setup"})
+"""Those whose failure is reported in files: what they do is the beginning of a run."""
 
 Deployment = Callable[["Settings", "Console", "Mapping[str, object]"], Awaitable[int]]
 
@@ -305,6 +313,11 @@ class _Course:
 
     def refuse(self, error: PipelineError) -> int:
         """Report and tell an error that came before the run."""
+        self._clear()
+        return self._end(None, error)
+
+    def _clear(self) -> None:
+        """Make room for the reports of what went wrong before there was a run."""
         if self._folder:
             try:
                 config.prepare_report_dir(self._folder)
@@ -312,7 +325,6 @@ class _Course:
             except (PipelineError, OSError):
                 # Either this is the error, or there is a more important one to tell.
                 self._folder = None
-        return self._end(None, error)
 
     def tell(self, error: PipelineError) -> int:
         """Tell an error, and leave the reports as they are."""
@@ -329,6 +341,9 @@ class _Course:
             # Before the loop listens to signals, and after.
             stop.signum = stop.signum or signal.SIGINT
         except Exception as raised:  # noqa: BLE001 - the one place where everything is caught
+            if name in REPORTED:
+                self._clear()
+                return self._end(stop.signum, self._only(raised))
             self._folder = None
             self._ended.set()
             return self.tell(self._only(raised))

@@ -71,6 +71,8 @@ _HOOK_AWAY = (
     "i/o timeout",
     "EOF",
 )
+_KEPT = frozenset({"list", "delete"})
+"""What can be done to objects that are stored; figures that are computed can only be listed."""
 _OK = 200
 _MULTIPLE = 300
 
@@ -258,6 +260,9 @@ class Kube(Protocol):
     async def namespaced(self, kind: Kind) -> bool | None:
         """Return whether objects of a kind are in a namespace; None when it is not known."""
 
+    async def kept(self) -> frozenset[Kind]:
+        """Return the kinds whose objects are kept in a namespace, and go with it."""
+
     async def allowed(
         self, verb: str, kind: Kind, namespace: str = "", *, subresource: str = ""
     ) -> bool:
@@ -301,6 +306,7 @@ class _Resource:
     version: str
     plural: str
     namespaced: bool
+    kept: bool
 
     def path(self, namespace: str, name: str = "", *, version: str = "") -> str:
         root = f"/apis/{self.group}" if self.group else "/api"
@@ -468,6 +474,13 @@ class Client:
         """See `Kube`."""
         resource = await self._resource(kind)
         return None if resource is None else resource.namespaced
+
+    async def kept(self) -> frozenset[Kind]:
+        """See `Kube`."""
+        self._resources = await self._discover()
+        return frozenset(
+            kind for kind, found in self._resources.items() if found.namespaced and found.kept
+        )
 
     async def allowed(
         self, verb: str, kind: Kind, namespace: str = "", *, subresource: str = ""
@@ -828,6 +841,7 @@ def _resources(group: str, version: Mapping[str, Any]) -> dict[Kind, _Resource]:
             version=str(version["version"]),
             plural=str(each["resource"]),
             namespaced=each.get("scope") == "Namespaced",
+            kept=_KEPT.issubset(each.get("verbs") or ()),
         )
         for each in version.get("resources") or []
         if each.get("responseKind")

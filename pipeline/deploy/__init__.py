@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from anyio import to_thread
 
-from pipeline import credentials
 from pipeline.cluster import kubectl
-from pipeline.config import DEFAULT_NAMESPACE
 from pipeline.deploy import archive, preflight, records, registries, sources, tables
 from pipeline.deploy.release import Release, Source, identity, pruned, pull_secret
 from pipeline.deploy.render import dump, find_overlay, is_production, render
@@ -32,7 +30,7 @@ from pipeline.kube import NAMESPACE, Conflict, Kind, Refused, connect
 from pipeline.setup import command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pipeline.config import Settings
     from pipeline.deploy.release import Object
@@ -101,9 +99,9 @@ async def apply(settings: Settings, console: Console, *, tools: Tools = REAL) ->
     if not await preflight.may_change_namespace(kube, release.namespace):
         console.progress(f"The namespace {release.namespace} is not ours to change: it stays as is")
         release = release.without_namespace()
-    login = await _login(settings, release)
+    logins = await _logins(settings, release)
     await preflight.check(
-        kube, release.objects, release.namespace, secret=login is not None, tempo=tools.tempo
+        kube, release.objects, release.namespace, secret=bool(logins), tempo=tools.tempo
     )
     if settings.archive is not None:
         images = await archive.push(
@@ -115,10 +113,9 @@ async def apply(settings: Settings, console: Console, *, tools: Tools = REAL) ->
         )
         release = release.with_images(images, settings.pull_from)
     else:
-        found = Source(release.images, release.revision, release.origin)
-        await sources.confirm(found, settings, open_client=tools.open_registry)
-    rollout = _rollout(settings, tools, kube, console, _secret(release, login), release.namespace)
-    done = await rollout.deploy(release)
+        await _pushed(settings, release, tools)
+    rollout = _rollout(settings, tools, kube, console, release.namespace)
+    done = await replace(rollout, secret=_secret(release, logins)).deploy(release)
     console.say(f"Release {done.number} is deployed to {done.namespace} ({kube.context})")
     return ExitCode.DONE
 
@@ -140,9 +137,8 @@ async def diff(settings: Settings, console: Console, *, tools: Tools = REAL) -> 
         release = release.without_namespace()
     changed = False
     there = await kube.get(NAMESPACE, release.namespace) is not None
-    secret = await _login(settings, release) is not None or await has_pull_secret(
-        kube, release.namespace
-    )
+    logins = await _logins(settings, release)
+    secret = bool(logins) or await has_pull_secret(kube, release.namespace)
     await preflight.check_rights(kube, preflight.trials(release.objects, there=there))
     for obj in release.marked(pull_secret=secret):
         each = identity(obj)
@@ -214,17 +210,26 @@ async def roll_back(
         tools: What it reaches for outside.
     """
     kube = await tools.connect(settings.context, say=console.progress)
-    known = await _known(kube, settings.namespace)
-    target = chosen(known, number)
-    _agreed(settings, target.overlay)
-    login = await _login(settings, target)
-    await preflight.check(
-        kube, target.objects, settings.namespace, secret=login is not None, tempo=tools.tempo
-    )
-    rollout = _rollout(settings, tools, kube, console, _secret(target, login))
-    done = await rollout.roll_back(number)
+    vetted: list[tuple[Release, Object | None]] = []
+
+    async def vet(target: Release) -> Object | None:
+        """Return the pull secret of a release that may be brought back, having asked just once."""
+        if not vetted or vetted[-1][0] != target:
+            _agreed(settings, target.overlay)
+            logins = await _logins(settings, target)
+            await preflight.check(
+                kube, target.objects, settings.namespace, secret=bool(logins), tempo=tools.tempo
+            )
+            await _pushed(replace(settings, pull_from=target.pull_from), target, tools)
+            vetted.append((target, _secret(target, logins)))
+        return vetted[-1][1]
+
+    # Without the lock, so that a mistake changes nothing; what counts is what it is under the lock.
+    await vet(chosen(await _known(kube, settings.namespace), number))
+    done = await _rollout(settings, tools, kube, console).roll_back(number, vet)
     console.say(
-        f"Release {target.number} is deployed again, as release {done.number} ({kube.context})"
+        f"Release {vetted[-1][0].number} is deployed again, as release {done.number} "
+        f"({kube.context})"
     )
     return ExitCode.DONE
 
@@ -308,13 +313,7 @@ async def _from_archive(settings: Settings, file: Path) -> Release:
             remedy="Leave --images and --tag out",
         )
     release = replace(await archive.read(file), origin=f"restored from {file.name}")
-    if settings.namespace not in (DEFAULT_NAMESPACE, release.namespace):
-        raise UsageError(
-            f"{file} holds a release of the namespace {release.namespace}, and --namespace says "
-            f"{settings.namespace}",
-            remedy="Leave --namespace out: a release is restored to where it was",
-        )
-    return release
+    return release.in_namespace(settings.namespace) if "namespace" in settings.given else release
 
 
 def _placed(release: Release, settings: Settings) -> Release:
@@ -335,37 +334,42 @@ def _agreed(settings: Settings, overlay: str) -> None:
         )
 
 
-async def _login(settings: Settings, release: Release) -> Login | None:
-    """Return the login at the registry that has the images of a release, or is to have them."""
-    registry = release.images[0].parsed.registry
+async def _pushed(settings: Settings, release: Release, tools: Tools) -> None:
+    """Return when the registries have the images of a release; see `sources.confirm`."""
+    found = Source(release.images, release.revision, release.origin)
+    await sources.confirm(found, settings, open_client=tools.open_registry)
+
+
+async def _logins(settings: Settings, release: Release) -> dict[str, Login]:
+    """Return what logins are known at the registries that have the images, or are to have them."""
+    wanted = [image.parsed.registry for image in release.images]
     if settings.archive is not None:
-        registry = parse_registry(settings.registry)
-    return await to_thread.run_sync(credentials.find, settings, registry)
+        wanted = [parse_registry(settings.registry)]
+    found = {
+        address: await registries.login(settings, registry)
+        for address, registry in {each.address: each for each in wanted}.items()
+    }
+    return {address: login for address, login in found.items() if login is not None}
 
 
-def _secret(release: Release, login: Login | None) -> Object | None:
+def _secret(release: Release, logins: Mapping[str, Login]) -> Object | None:
     """Return the pull secret of a release; None when no login is known."""
-    if login is None:
+    if not logins:
         return None
-    # The login is for the registry that images are pushed to; the nodes may call it otherwise.
-    host = release.pull_from or release.images[0].parsed.host
-    return pull_secret(release.namespace, host, login.username, login.password)
+    if release.pull_from:
+        # The logins are for where images are pushed to, and the nodes have one name for all of it.
+        logins = {release.pull_from: next(iter(logins.values()))}
+    return pull_secret(release.namespace, logins)
 
 
-def _rollout(  # noqa: PLR0913, PLR0917 - what all of it comes from
-    settings: Settings,
-    tools: Tools,
-    kube: Kube,
-    console: Console,
-    secret: Object | None = None,
-    namespace: str = "",
+def _rollout(
+    settings: Settings, tools: Tools, kube: Kube, console: Console, namespace: str = ""
 ) -> Rollout:
     return Rollout(
         kube=kube,
         namespace=namespace or settings.namespace,
         screen=console,
         limit=settings.timeout,
-        secret=secret,
         tempo=tools.tempo,
     )
 

@@ -5,7 +5,8 @@ Rules:
 - A release is a ConfigMap ``slipway-release-N`` in the namespace that it is deployed to: its
   manifests, packed, and its state as a label. It holds no secret: the pull secret is made anew by
   each deploy, and manifests with one in them are refused.
-- The last `KEPT` are kept, and whatever is deployed, and what a rollback goes back to.
+- The last `KEPT` are kept, and whatever is deployed, and what a rollback goes back to. The others
+  go when a release has ended and no object of theirs is left: after it was deployed, or taken back.
 - One deploy at a time: it holds the Lease ``slipway-deploy`` and renews it. A deploy that was
   killed renews it no more; the next one takes the Lease over when it has watched it for `TERM`
   without seeing it renewed. Nobody's clock is compared with another's.
@@ -28,7 +29,6 @@ import anyio
 
 from pipeline.deploy.release import (
     MANAGED_BY,
-    MANAGER,
     PART_OF,
     RELEASE,
     Object,
@@ -38,7 +38,7 @@ from pipeline.deploy.release import (
 )
 from pipeline.deploy.wait import Time
 from pipeline.errors import PrerequisiteError, StepError
-from pipeline.kube import Away, Conflict, Kind, Refused
+from pipeline.kube import MANAGER, Away, Conflict, Kind, Refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -128,7 +128,7 @@ def outdated(releases: Sequence[Release]) -> tuple[Release, ...]:
     Never the one that runs, nor the one before it: after many failures there would be no way back.
     """
     running = deployed(releases)
-    back = before(releases, running.number) if running else None
+    back = before(releases, running.number if running else next_number(releases))
     spare = [each for each in releases if each.state != "deployed" and each != back]
     return tuple(spare[: max(len(releases) - KEPT, 0)])
 

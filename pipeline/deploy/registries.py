@@ -41,10 +41,16 @@ async def open_client(settings: Settings, registry: Registry) -> Client:
         UsageError: A credential is named but missing, or cannot be read.
         PrerequisiteError: The credential store does not answer.
     """
-    return Client(registry, await _login(settings, registry), ca=settings.ca)
+    return Client(registry, await login(settings, registry), ca=settings.ca)
 
 
-async def _login(settings: Settings, registry: Registry) -> Login | None:
+async def login(settings: Settings, registry: Registry) -> Login | None:
+    """Return the login that the settings or Docker have for a registry; None when none is known.
+
+    Raises:
+        UsageError: A credential is named but missing, or cannot be read.
+        PrerequisiteError: The credential store does not answer.
+    """
     try:
         with anyio.fail_after(HELPER_LIMIT):
             return await to_thread.run_sync(

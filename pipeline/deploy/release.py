@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from pipeline import images as references
 from pipeline.errors import UsageError
+from pipeline.kube import MANAGER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from pipeline.registry import Login
+
 PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "app.kubernetes.io/managed-by"
-MANAGER = "slipway"
-"""Our name as a field manager, and the value of the label that marks what we made."""
+"""The label that marks what we made; its value is our name as a field manager."""
 PULL_SECRET = "slipway-pull"  # noqa: S105 - the name of it
 """The Secret with the login at the registry; made by each deploy that has one, never recorded."""
 RELEASE = "slipway.io/release"
@@ -234,6 +236,11 @@ class Release:
         kept = tuple(each for each in self.objects if each["kind"] != "Namespace")
         return replace(self, objects=kept)
 
+    def in_namespace(self, namespace: str) -> Release:
+        """Return it for another namespace, as Kustomize would have put it there."""
+        moved = tuple(_in_namespace(each, self.namespace, namespace) for each in self.objects)
+        return replace(self, objects=moved, namespace=namespace)
+
     def same(self, other: Release) -> bool:
         """Return whether another release is this one again, under another number."""
         return self.objects == other.objects
@@ -328,19 +335,14 @@ def _with_references(obj: Object, moves: Mapping[str, str]) -> Object:
     return changed
 
 
-def pull_secret(namespace: str, host: str, username: str, password: str) -> Object:
-    """Return the Secret that lets nodes pull from a registry.
+def pull_secret(namespace: str, logins: Mapping[str, Login]) -> Object:
+    """Return the Secret that lets nodes pull from registries.
 
     Args:
         namespace: Where it goes.
-        host: ``HOST[:PORT]`` of the registry as the nodes see it.
-        username: The login.
-        password: The login.
+        logins: By ``HOST[:PORT]`` of the registry as the nodes see it.
     """
-    pair = base64.b64encode(f"{username}:{password}".encode()).decode()
-    content = json.dumps(
-        {"auths": {host: {"username": username, "password": password, "auth": pair}}}
-    )
+    content = json.dumps({"auths": {host: _auth(login) for host, login in logins.items()}})
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -352,6 +354,24 @@ def pull_secret(namespace: str, host: str, username: str, password: str) -> Obje
         },
         "data": {".dockerconfigjson": base64.b64encode(content.encode()).decode()},
     }
+
+
+def _auth(login: Login) -> dict[str, str]:
+    pair = base64.b64encode(f"{login.username}:{login.password}".encode()).decode()
+    return {"username": login.username, "password": login.password, "auth": pair}
+
+
+def _in_namespace(obj: Object, before: str, after: str) -> Object:
+    changed = copy.deepcopy(obj)
+    metadata = changed["metadata"]
+    if (changed["kind"], metadata["name"]) == ("Namespace", before):
+        metadata["name"] = after
+    # The subjects of a RoleBinding are the only other place where a manifest names a namespace
+    # that is its own.
+    for place in (metadata, *(changed.get("subjects") or ())):
+        if place.get("namespace") == before:
+            place["namespace"] = after
+    return changed
 
 
 def _pulling(obj: Object) -> Object:

@@ -12,8 +12,9 @@ Rules:
 - Objects are applied in the order of the release, and deleted in the reverse of it.
 - What earlier releases had and this one lacks is deleted when this one is ready, if it still bears
   our label.
-- A release that fails is taken back: the one before is applied again and waited for. Where there is
-  none, what was applied is deleted; the namespace stays, with the record of what failed.
+- A release that fails is taken back: the one before is applied again and waited for, and whatever
+  it lacks is deleted. Where there is none, what was applied is deleted; the namespace stays, with
+  the record of what failed.
 - A deploy that is told to stop stops where it is. It takes nothing back: whoever stops it has
   another plan.
 """
@@ -21,6 +22,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -28,7 +30,6 @@ from typing import TYPE_CHECKING, Protocol
 from pipeline.deploy import records, wait
 from pipeline.deploy.release import (
     MANAGED_BY,
-    MANAGER,
     PULL_SECRET,
     Identity,
     identity,
@@ -38,10 +39,10 @@ from pipeline.deploy.release import (
 )
 from pipeline.deploy.smoke import smoke
 from pipeline.errors import PipelineError, StepError, UsageError
-from pipeline.kube import NAMESPACE, Away, Conflict, Kind, Refused
+from pipeline.kube import MANAGER, NAMESPACE, Away, Conflict, Kind, Refused, together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from pipeline.console import Row
     from pipeline.deploy.release import Object, Release
@@ -58,24 +59,17 @@ LEAST = 60.0
 pods end in peace, for up to 20 s, and those of the release before may have to start."""
 INTERRUPTED = "its deploy was interrupted"
 
-_FOREIGN = tuple(
-    Kind(group, name)
-    for group, name in (
-        ("apps", "Deployment"),
-        ("apps", "StatefulSet"),
-        ("apps", "DaemonSet"),
-        ("batch", "Job"),
-        ("batch", "CronJob"),
-        ("", "Pod"),
-        ("", "Service"),
-        ("", "PersistentVolumeClaim"),
-        ("", "Secret"),
-        ("", "ConfigMap"),
-    )
+_TRACES = frozenset({Kind("", "Event"), Kind("events.k8s.io", "Event"), Kind("", "Endpoints")})
+"""Kinds that are in a namespace because of others: what happened to them, and where they are."""
+_EVERYWHERE = frozenset(
+    {
+        (Kind("", "ConfigMap"), "kube-root-ca.crt"),
+        (Kind("", "ConfigMap"), "openshift-service-ca.crt"),
+        (Kind("", "ConfigMap"), "istio-ca-root-cert"),
+        (Kind("", "ServiceAccount"), "default"),
+    }
 )
-"""What somebody else may have put into our namespace, which then must stay."""
-_EVERYWHERE = frozenset({"kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"})
-"""ConfigMaps that are put into each namespace."""
+"""What is put into each namespace."""
 
 
 class Screen(Protocol):
@@ -89,6 +83,17 @@ class Screen(Protocol):
 
     def watched(self) -> None:
         """End the waiting."""
+
+
+class Vet(Protocol):
+    """Sees whether a release can be brought back."""
+
+    async def __call__(self, target: Release, /) -> Object | None:
+        """Return its pull secret; None when no login is known.
+
+        Raises:
+            PipelineError: It cannot be brought back.
+        """
 
 
 class RolloutFailed(StepError):
@@ -130,47 +135,55 @@ class Rollout:
             PrerequisiteError: Another deploy is under way; nothing was changed.
             Away: The cluster has not answered for long; the release is recorded as pending.
         """
-        fresh, ours = await self._ensure_namespace()
-        async with records.lock(self.kube, self.namespace, self.screen.progress, tempo=self.tempo):
-            known = await self._settled()
-            current = records.deployed(known)
-            release = replace(
-                release,
-                number=records.next_number(known),
-                created_at=self.today().isoformat(timespec="seconds"),
-                state="pending",
-                reason="",
-                made_namespace=ours or any(each.made_namespace for each in known),
-            )
-            try:
-                await self._rehearse(release)
-            except PipelineError:
-                if fresh and not known:
-                    await self.kube.delete(NAMESPACE, self.namespace)
-                raise
-            await records.save(self.kube, release)
-            try:
-                return await self._bring(release, current, known)
-            except Away as error:
-                raise Away(
-                    f"{error.message} while release {release.number} was being deployed",
-                    remedy="It is recorded as pending: when the cluster is up, run the same again",
-                    evidence=error.evidence,
-                ) from error
-            except StepError as error:
-                raise await self._take_back(release, current, known, error) from error
 
-    async def roll_back(self, number: int | None) -> Release:
+        async def pick(_known: Sequence[Release]) -> tuple[Release, Object | None]:
+            return release, self.secret
+
+        return await self._deploy(pick)
+
+    async def roll_back(self, number: int | None, vet: Vet | None = None) -> Release:
         """Bring back a release that was deployed once, under a new number.
 
         Args:
-            number: Which one; None means the one before the one that runs.
+            number: Which one; None means the one before the one that runs when it is our turn.
+            vet: Returns the pull secret of the release that was picked, or raises why that cannot
+                be brought back; nothing was changed then.
 
         Raises:
             UsageError: There is none of that number, or it never was deployed.
             Others: As for `deploy`.
         """
-        return await self.deploy(chosen(await records.load(self.kube, self.namespace), number))
+
+        async def pick(known: Sequence[Release]) -> tuple[Release, Object | None]:
+            target = chosen(known, number)
+            return target, self.secret if vet is None else await vet(target)
+
+        return await self._deploy(pick)
+
+    async def _deploy(
+        self, pick: Callable[[Sequence[Release]], Awaitable[tuple[Release, Object | None]]]
+    ) -> Release:
+        """Bring what is picked under the lock, with its pull secret, to the cluster."""
+        fresh, ours = await self._ensure_namespace()
+        async with records.lock(self.kube, self.namespace, self.screen.progress, tempo=self.tempo):
+            known = await self._settled()
+            try:
+                wanted, secret = await pick(known)
+                release = replace(
+                    wanted,
+                    number=records.next_number(known),
+                    created_at=self.today().isoformat(timespec="seconds"),
+                    state="pending",
+                    reason="",
+                    made_namespace=ours or any(each.made_namespace for each in known),
+                )
+                ready = replace(self, secret=secret)
+                await ready._rehearse(release)  # noqa: SLF001 - it is this one, with the secret
+            except PipelineError:
+                if fresh and not known:
+                    await self.kube.delete(NAMESPACE, self.namespace)
+                raise
+            return await ready._change(release, known)  # noqa: SLF001 - the same
 
     async def remove(self) -> None:
         """Delete everything that a release made, and the records; the namespace if we made it.
@@ -192,13 +205,28 @@ class Rollout:
             await self._delete(pruned(_everything(known), ()))
             # Who made none may not even be allowed to look for one.
             if await has_pull_secret(self.kube, self.namespace):
-                await self._delete([pull_secret(self.namespace, "", "", "")])
+                await self._delete([pull_secret(self.namespace, {})])
             await records.forget(self.kube, known)
         if made and not await self._foreign():
             await self.kube.delete(NAMESPACE, self.namespace)
             gone = Identity("", "Namespace", "", self.namespace)
             await wait.until_gone(self.kube, [gone], limit=self.limit, tempo=self.tempo)
             self.screen.progress(f"Deleted the namespace {self.namespace}")
+
+    async def _change(self, release: Release, known: Sequence[Release]) -> Release:
+        """Bring a release that was rehearsed, or take it back."""
+        current = records.deployed(known)
+        await records.save(self.kube, release)
+        try:
+            return await self._bring(release, current, known)
+        except Away as error:
+            raise Away(
+                f"{error.message} while release {release.number} was being deployed",
+                remedy="It is recorded as pending: when the cluster is up, run the same again",
+                evidence=error.evidence,
+            ) from error
+        except StepError as error:
+            raise await self._take_back(release, current, known, error) from error
 
     async def _bring(
         self, release: Release, current: Release | None, known: Sequence[Release]
@@ -214,11 +242,11 @@ class Rollout:
         await records.save(self.kube, done)
         if current is not None:
             await records.save(self.kube, current.with_state("superseded"))
-        after = [each for each in known if current is None or each.number != current.number]
-        after += [done] if current is None else [current.with_state("superseded"), done]
-        await records.forget(
-            self.kube, records.outdated(sorted(after, key=lambda each: each.number))
-        )
+        after = [
+            each.with_state("superseded") if current and each.number == current.number else each
+            for each in known
+        ]
+        await records.forget(self.kube, records.outdated([*after, done]))
         return done
 
     async def _take_back(
@@ -231,12 +259,14 @@ class Rollout:
         """Put the release before back, and return the error that tells of all of it."""
         failed = release.with_state("failed", error.message)
         name = f"Release {release.number}"
+        applied = [*_everything(known), *release.objects]
         try:
             if current is None:
                 self.screen.progress(f"{name} failed: deleting what it applied")
-                await self._delete(pruned([*_everything(known), *release.objects], ()))
+                await self._delete(pruned(applied, ()))
                 after = "Nothing was deployed before it, so what it applied was deleted"
             elif current.same(release):
+                await self._delete(pruned(applied, current.objects))
                 after = (
                     f"Release {current.number} is the same, so there is nothing to put back; "
                     "`python -m pipeline deploy rollback` brings back the one before"
@@ -244,7 +274,7 @@ class Rollout:
             else:
                 self.screen.progress(f"{name} failed: putting release {current.number} back")
                 await self._apply(current)
-                await self._delete(pruned(release.objects, current.objects))
+                await self._delete(pruned(applied, current.objects))
                 await self._wait(current, limit=self._back)
                 after = f"Release {current.number} was put back and is ready"
         except StepError as second:
@@ -261,6 +291,8 @@ class Rollout:
                 evidence="\n".join(filter(None, (error.evidence, second.evidence))),
             )
         await records.save(self.kube, failed)
+        # Not where it could not be taken back: the records are then all that knows what is left.
+        await records.forget(self.kube, records.outdated([*known, failed]))
         return RolloutFailed(f"{name} failed: {error.message}", remedy=after, evidence=_told(error))
 
     async def _ensure_namespace(self) -> tuple[bool, bool]:
@@ -370,19 +402,27 @@ class Rollout:
         await wait.until_gone(self.kube, gone, limit=self._back, tempo=self.tempo)
 
     async def _foreign(self) -> bool:
-        """Return whether something that is not ours is in the namespace; say what."""
-        for kind in _FOREIGN:
-            try:
-                found = await self.kube.list(kind, self.namespace)
-            except Refused:
-                self.screen.progress(
-                    f"The namespace {self.namespace} stays: we may not see what else is in it"
-                )
-                return True
+        """Return whether something that is not ours is in the namespace; say what.
+
+        All kinds that the cluster keeps in namespaces are looked through: with the namespace would
+        go whatever it has, of kinds too that nobody here knows.
+        """
+        kinds = sorted(await self.kube.kept() - _TRACES)
+        try:
+            lists = await together(
+                [functools.partial(self.kube.list, kind, self.namespace) for kind in kinds]
+            )
+        except Refused as error:
+            self.screen.progress(
+                f"The namespace {self.namespace} stays: we may not see what else is in it "
+                f"({error.message})"
+            )
+            return True
+        for kind, found in zip(kinds, lists, strict=True):
             left = [
                 each["metadata"]["name"]
                 for each in found
-                if each["metadata"]["name"] not in _EVERYWHERE
+                if (kind, each["metadata"]["name"]) not in _EVERYWHERE
                 and not each["metadata"].get("deletionTimestamp")
                 and not each["metadata"].get("ownerReferences")
             ]

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Make .venv, the locked environment, from nothing but Python 3.11 or later; `make` calls it first.
-# When nothing changed it costs a checksum. Exit 3: something is missing, and is named.
+# When nothing changed it costs a checksum. Exit 3: something is missing, and is named, in junit.xml
+# of the report folder as well: no run can tell it.
 set -eu
 
 UV_VERSION=0.13.9   # what is installed where PATH has no uv
@@ -16,7 +17,24 @@ say() { printf '%s\n' "$*" >&2; }
 lack() { # what is missing, how to get it
     say "$1."
     say "  $2"
+    report "$1. $2" || say "(${PIPELINE_REPORT_DIR:-reports}/junit.xml cannot be written)"
     exit 3
+}
+
+report() { # in the place of an earlier run's reports, as `python -m pipeline` has them
+    folder=${PIPELINE_REPORT_DIR:-reports}
+    mkdir -p "$folder" && rm -f "$folder/report.json" "$folder/report.html" || return 1
+    told=$(printf '%s' "$*" | sed 's/&/\&amp;/g; s/</\&lt;/g; s/"/\&quot;/g')
+    cat >"$folder/junit.xml" <<XML
+<?xml version="1.0" encoding="utf-8"?>
+<testsuites name="slipway" tests="1" failures="0" errors="1" skipped="0" time="0.000">
+  <testsuite name="steps" tests="1" failures="0" errors="1" skipped="0" time="0.000">
+    <testcase name="environment" classname="slipway" time="0.000">
+      <error message="$told"/>
+    </testcase>
+  </testsuite>
+</testsuites>
+XML
 }
 
 wanted() { # what the environment was made from

@@ -37,8 +37,8 @@ SETTINGS = (
 """Settings of the kernel that a kubelet or a kube-proxy would change."""
 _DOCKERS = re.compile(r"DOCKER|docker|\bbr-[0-9a-f]")
 """What comes and goes with other containers of the machine."""
-NOT_FOUND = 3
-"""The DNS's code for a name that does not exist (RFC 1035, 4.1.1)."""
+NOT_FOUND, REFUSED = 3, 5
+"""The DNS's codes for a name that does not exist, and for no answer at all (RFC 1035, 4.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,8 @@ class OwnCluster:
     def resolve(self, name: str) -> tuple[int, str]:
         """Return what the cluster's DNS says to a name: a code, and an address when there is one.
 
-        It is asked at the address of its Service, from the network of the node.
+        It is asked at the address of its Service, from the network of the node. kube-proxy sees to
+        that address once a second: until then it is refused, which is `REFUSED`.
         """
         pid = self.record()["node"]["pid"]
         argv = ["nsenter", f"--target={pid}", "--net", "--"]
@@ -224,8 +225,11 @@ def _ask(name: str, server: str = "10.96.0.10") -> str:
     question = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">2H", 1, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.settimeout(5)
-        asking.sendto(question, (server, 53))
-        answer = asking.recv(512)
+        try:
+            asking.sendto(question, (server, 53))
+            answer = asking.recv(512)
+        except (PermissionError, ConnectionRefusedError):  # what iptables' REJECT comes to
+            return f"{REFUSED} "
     count = struct.unpack(">H", answer[6:8])[0]
     return f"{answer[3] & 15} {socket.inet_ntoa(answer[-4:]) if count else ''}"
 

@@ -60,7 +60,7 @@ def test_a_cluster_serves(own: OwnCluster) -> None:
     own.run("up")
     version = own.kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo}")
     assert f'"kubeletVersion":"v{versions.KUBERNETES}"' in version
-    assert own.resolve("kubernetes.default.svc.cluster.local") == (0, "10.96.0.1")
+    nodes.until(lambda: own.resolve("kubernetes.default.svc.cluster.local") == (0, "10.96.0.1"))
     assert own.resolve("example.org") == (nodes.NOT_FOUND, "")
     began = time.monotonic()
     again = own.run("up")
@@ -81,7 +81,7 @@ def test_after_a_crash_it_comes_back_with_what_was_in_it(own: OwnCluster) -> Non
         own.run("up")
         assert own.kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.a}") == "b"
         own.kubectl("wait", "--for=condition=Ready", "node/slipway-local", "--timeout=60s")
-        assert own.resolve("kubernetes.default.svc.cluster.local") == (0, "10.96.0.1")
+        nodes.until(lambda: own.resolve("kubernetes.default.svc.cluster.local") == (0, "10.96.0.1"))
 
 
 def test_after_a_crash_it_can_be_taken_down(own: OwnCluster) -> None:

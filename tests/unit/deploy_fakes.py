@@ -259,6 +259,11 @@ class FakeKube:
         await self._turn()
         return kind.name not in CLUSTER_WIDE
 
+    async def kept(self) -> frozenset[Kind]:
+        """See `Kube`."""
+        await self._turn()
+        return frozenset(kind for kind, namespace, _ in self.objects if namespace)
+
     async def allowed(
         self, verb: str, kind: Kind, namespace: str = "", *, subresource: str = ""
     ) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import time
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,13 @@ from pipeline.cluster import versions
 from pipeline.cluster.local import build
 from pipeline.cluster.local.build import CLUSTER, Builder, Module, Pipe, Progress
 from pipeline.errors import PrerequisiteError
+from pipeline.setup import state
 from pipeline.setup.command import Output
 
 from .setup_fakes import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 GO_MOD = """\
 module example.com/tools
@@ -201,20 +203,81 @@ def test_too_little_disk_is_told_before_anything_is_built(tmp_path: Path, module
     assert go.calls == []
 
 
-def test_a_build_of_long_ago_goes_when_there_is_a_new_one(tmp_path: Path, module: Module) -> None:
-    """One that another checkout used lately stays, and so do builds of other modules."""
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Path]:
+    """Return a build of another version, which a process holds that inherited what holds it."""
+    folder = tmp_path / "cache" / "tools-held"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "saw").write_bytes(b"x" * 1000)
+    descriptor = build.hold(folder)
+    assert descriptor is not None
+    with subprocess.Popen(["sleep", "60"], pass_fds=(descriptor,)) as holder:
+        os.close(descriptor)
+        yield folder
+        holder.kill()
+
+
+def test_builds_of_other_versions_go_when_there_is_a_new_one(
+    tmp_path: Path, module: Module, held: Path
+) -> None:
+    """One that a cluster runs on stays, and so do builds of other modules."""
     cache = tmp_path / "cache"
-    long_ago = time.time() - build.FORGET_AFTER - 60
-    for name in ("tools-old", "tools-lately", "other-old"):
-        (cache / name).mkdir(parents=True)
     for name in ("tools-old", "other-old"):
-        os.utime(cache / name, (long_ago, long_ago))
+        (cache / name / "bin").mkdir(parents=True)
     made = anyio.run(builder(tmp_path, FakeGo(), []).ensure, module)
     assert {folder.name for folder in cache.iterdir() if folder.is_dir()} == {
-        "tools-lately",
+        held.name,
         "other-old",
         made.name,
     }
+
+
+def test_prune_removes_what_nobody_holds(tmp_path: Path, held: Path) -> None:
+    """And says how much, and what stays: what a killed build left goes as well."""
+    cache = tmp_path / "cache"
+    for name in ("tools-old", ".tools-killed"):
+        (cache / name / "bin").mkdir(parents=True)
+        (cache / name / "bin" / "saw").write_bytes(b"x" * 500)
+    freed = anyio.run(build.prune, cache, print)
+    assert (freed.size, freed.held) == (1000, (held,))
+    assert {path.name for path in cache.iterdir()} == {held.name, "lock"}
+    assert (held / "bin" / "saw").exists()
+
+
+def test_prune_of_nothing_makes_nothing(tmp_path: Path) -> None:
+    """Where no cluster was ever built, there is no folder afterwards either."""
+    assert anyio.run(build.prune, tmp_path / "cache", print).size == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prune_does_not_wait_for_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes minutes, and its folder is not to be removed under it."""
+    monkeypatch.setattr(build, "PRUNE_LIMIT", 0.1)
+    (tmp_path / ".tools-new").mkdir()
+
+    async def both() -> None:
+        async with state.lock(tmp_path, print):
+            await build.prune(tmp_path, print)
+
+    with pytest.raises(PrerequisiteError, match="Another set-up has held"):
+        anyio.run(both)
+    assert (tmp_path / ".tools-new").is_dir()
+
+
+def test_what_is_being_removed_cannot_be_held(tmp_path: Path) -> None:
+    """Nor what was removed between being found and being held."""
+    folder = tmp_path / "tools-old"
+    assert build.hold(folder) is None
+    folder.mkdir()
+    removing = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(removing, fcntl.LOCK_EX)
+        assert build.hold(folder) is None
+    finally:
+        os.close(removing)
+    descriptor = build.hold(folder)
+    assert descriptor is not None
+    os.close(descriptor)
 
 
 def test_progress_counts_modules_and_packages() -> None:

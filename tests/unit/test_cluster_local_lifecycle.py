@@ -167,6 +167,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     for process in (record.node, record.keeper) if record else ():
         if process is not None and state.alive(process):
             os.kill(process.pid, signal.SIGKILL)
+    for keeper in lifecycle.started():
+        keeper.kill()
+        keeper.wait(10)
 
 
 def test_a_cluster_begins_and_ends(bench: Bench, tmp_path: Path) -> None:
@@ -178,7 +181,10 @@ def test_a_cluster_begins_and_ends(bench: Bench, tmp_path: Path) -> None:
     assert any(
         "apply --server-side" in call and "coredns.yaml" in call for call in bench.kubectl.calls
     )
-    assert any("rollout status deployment/coredns" in call for call in bench.kubectl.calls)
+    assert [call.split()[3] for call in bench.kubectl.calls if " rollout " in call] == [
+        "restart",
+        "status",
+    ]
     assert "context slipway-local is the current one" in bench.said[-1]
     record = bench.record
     bench.down()
@@ -188,6 +194,30 @@ def test_a_cluster_begins_and_ends(bench: Bench, tmp_path: Path) -> None:
     assert not bench.folder.exists()
     assert list(bench.groups.iterdir()) == []
     assert bench.said[-1] == "The local cluster is gone, with its data"
+
+
+def test_a_keeper_that_has_ended_is_no_zombie(bench: Bench, tmp_path: Path) -> None:
+    """Who started it and ends it has asked how it ended, so that nothing is left of it."""
+    bench.with_keeper(tmp_path).up()
+    keeper = lifecycle.started()[-1]
+    assert keeper.returncode is None
+    bench.down()
+    assert keeper.returncode is not None
+
+
+def test_what_a_cluster_runs_on_is_not_pruned(bench: Bench, tmp_path: Path) -> None:
+    """As long as it runs: when it is gone, that goes as well."""
+    bench.with_keeper(tmp_path).up()
+    built = Path(Node.from_json((bench.folder / "node.json").read_text()).built)
+
+    async def prune() -> local.Freed:
+        return await local.prune(bench.say, cache=bench.tools.cache)
+
+    assert anyio.run(prune).held == (built,)
+    assert (built / "bin" / "kubectl").exists()
+    bench.down()
+    assert anyio.run(prune).held == ()
+    assert not built.exists()
 
 
 def test_a_cluster_that_is_up_is_said_to_be(bench: Bench, tmp_path: Path) -> None:

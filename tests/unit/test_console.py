@@ -342,6 +342,18 @@ def test_live_rows_leave_what_became_of_each_thing() -> None:
     assert "\x1b[?25h" in text  # the cursor is back
 
 
+def test_live_row_says_all_of_why_something_waits() -> None:
+    """What does not fit in a line goes on in the next one; the reason is at its end."""
+    out = Terminal()
+    console = opened(out, io.StringIO(), TERM="xterm", COLUMNS="60")
+    why = "1 of 2 available, pod api-6c9f7-x2k: 0/3 nodes are available: Insufficient memory"
+    console.watch(rows(("ready", "2 of 2 available"), ("doubtful", why)))
+    console.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert why in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 60
+
+
 def test_secrets_in_rows_are_scrubbed() -> None:
     """What the cluster says passes the same filter as everything else."""
     log.conceal("hunter2")

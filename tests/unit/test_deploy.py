@@ -329,6 +329,36 @@ async def test_a_login_becomes_a_pull_secret(site: Site) -> None:
     assert not [line for line in site.screen.lines if "hunter2" in line]
 
 
+async def test_pull_secret_has_each_registry_that_a_login_is_known_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images of a release may be on several, and Docker may know some of them."""
+    hosts = ("one.example", "two.example:5000", "three.example")
+    auths = {host: {"auth": base64.b64encode(b"me:" + host.encode()).decode()} for host in hosts}
+    del auths["three.example"]
+    folder = site.root / "docker"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"auths": auths}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    for others, known in ((hosts[:2], set(hosts[:2])), (hosts[1:], {hosts[1]})):
+        images = [
+            dataclasses.replace(
+                image, reference=image.reference.replace("127.0.0.1:5050", others[index])
+            )
+            for index, image in enumerate(IMAGES)
+        ]
+        site.reported(*images)
+        text = dump(system())
+        for before, after in zip(IMAGES, images, strict=True):
+            text = text.replace(before.pulled(""), after.pulled(""))
+        site.objects = tuple(parse(text))
+        await deploy.apply(site.settings(), site.screen, tools=site.tools)
+        secret = await site.kube.get(Kind("", "Secret"), PULL_SECRET, "slipway")
+        assert secret is not None
+        found = json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))["auths"]
+        assert {host: login["password"] for host, login in found.items()} == {h: h for h in known}
+
+
 async def test_production_is_not_changed_without_yes(site: Site) -> None:
     """It is refused before the cluster is asked, for whatever changes it."""
     await site.deployed(dataclasses.replace(release(), overlay="production"), release(A="b"))
@@ -347,6 +377,26 @@ async def test_rollback_checks_the_cluster_first(site: Site) -> None:
     with pytest.raises(PrerequisiteError, match="has no KEDA"):
         await deploy.roll_back(site.settings(), site.screen, None, tools=site.tools)
     assert site.kube.calls == []
+
+
+async def test_rollback_asks_whether_the_images_are_still_there(site: Site) -> None:
+    """As a deploy does: what the registry lost is told before anything changes, exit code 3."""
+    await site.deployed(release(), release(A="b"))
+    site.pushed.clear()
+    with pytest.raises(PrerequisiteError) as raised:
+        await deploy.roll_back(site.settings(), site.screen, None, tools=site.tools)
+    assert raised.value.message == (
+        f"{IMAGES[0].reference} (rollback to release 1) is not on the registry 127.0.0.1:5050"
+    )
+    assert raised.value.exit_code == 3
+    assert site.kube.calls == []
+
+
+async def test_rollback_asks_once(site: Site) -> None:
+    """What was seen before the lock counts under it, as long as it is the same release."""
+    await site.deployed(release(), release(A="b"))
+    await deploy.roll_back(site.settings(), site.screen, None, tools=site.tools)
+    assert len(site.requests) == len(set(site.requests))
 
 
 async def test_rollback_says_what_is_deployed(site: Site) -> None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from pipeline import config, deploy
 from pipeline.config import Settings
 from pipeline.deploy import archive
 from pipeline.deploy.release import Image, Release, to_json
 from pipeline.errors import PipelineError, PrerequisiteError, StepError, UsageError
 from pipeline.registry import CHUNK, Client
 
+from .deploy_fakes import Screen
 from .registry_fakes import INDEX, FakeRegistry, digest_of, serving
 
 if TYPE_CHECKING:
@@ -210,6 +212,35 @@ async def test_export_of_what_is_not_there_is_refused(tmp_path: Path, origin: Fa
 
 
 # --- restore -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "key", "place"),
+    [
+        ({"namespace": "slipway"}, {}, "", "slipway"),
+        ({}, {"PIPELINE_NAMESPACE": "slipway"}, "", "slipway"),
+        ({}, {}, 'namespace = "slipway"', "slipway"),
+        ({"namespace": "third"}, {}, "", "third"),
+        ({}, {}, "", "other"),
+    ],
+)
+async def test_release_is_restored_to_the_namespace_that_was_named(  # noqa: PLR0913, PLR0917 - cases
+    tmp_path: Path,
+    origin: FakeRegistry,
+    flags: dict[str, str],
+    environ: dict[str, str],
+    key: str,
+    place: str,
+) -> None:
+    """Wherever it was named, and though it be the default; otherwise to where it was exported."""
+    file, release = tmp_path / "release.tar", release_of(origin).in_namespace("other")
+    await archive.write(release, settings_of(tmp_path), file, quiet, open_client=anonymous)
+    (tmp_path / "pyproject.toml").write_text(f"[tool.pipeline]\n{key}\n")
+    settings = config.load({"archive": str(file), **flags}, environ, cwd=tmp_path)
+    screen = Screen()
+    assert await deploy.show(settings, screen) == 0
+    (shown,) = yaml.safe_load_all(screen.lines[0])
+    assert shown["metadata"]["namespace"] == place
 
 
 async def test_release_comes_back_as_it_was(tmp_path: Path, origin: FakeRegistry) -> None:

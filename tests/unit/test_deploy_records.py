@@ -97,6 +97,12 @@ def test_the_way_back_is_never_forgotten() -> None:
     assert [each.number for each in records.outdated(known)] == [1, 3, 4]
 
 
+def test_the_last_that_ran_is_never_forgotten() -> None:
+    """Nor where nothing is said to run now."""
+    known = (numbered(1), *(numbered(n, "failed") for n in range(2, 13)))
+    assert [each.number for each in records.outdated(known)] == [2, 3]
+
+
 async def test_lock_is_taken_and_given_back(kube: FakeKube) -> None:
     """Within it the Lease has a holder, and after it there is none."""
     async with records.lock(kube, "slipway", Screen().say):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import pipeline
 from pipeline import images
 from pipeline.deploy import release as releases
 from pipeline.deploy.release import (
@@ -24,6 +27,8 @@ from pipeline.deploy.release import (
     to_json,
 )
 from pipeline.errors import UsageError
+from pipeline.kube import MANAGER
+from pipeline.registry import Login
 
 from .deploy_fakes import API, IMAGES, manifest, release, system, workload
 
@@ -129,6 +134,42 @@ def test_a_release_with_its_images_elsewhere() -> None:
     assert made.with_images(IMAGES, "").objects == release().objects
 
 
+def test_a_release_in_another_namespace() -> None:
+    """Its objects, its namespace and who its bindings speak of move; what is elsewhere stays."""
+    subjects = [
+        {"kind": "ServiceAccount", "name": "slipway-api", "namespace": "slipway"},
+        {"kind": "ServiceAccount", "name": "prometheus", "namespace": "monitoring"},
+    ]
+    version = "rbac.authorization.k8s.io/v1"
+    made = release(manifest(version, "RoleBinding", "b", subjects=subjects))
+    before = to_json(made)
+    moved = made.in_namespace("staging")
+    found = {str(identity(each)): each for each in moved.objects}
+    assert moved.namespace == "staging"
+    assert "Namespace staging" in found
+    places = {each["metadata"].get("namespace", "staging") for each in moved.objects}
+    assert places == {"staging"}
+    bound = [each["namespace"] for each in found["RoleBinding b"]["subjects"]]
+    assert bound == ["staging", "monitoring"]
+    assert to_json(made) == before
+    assert moved.in_namespace("slipway") == made
+
+
+def test_our_name_is_written_once() -> None:
+    """As a field manager and as the value of the label that marks what is ours."""
+    root = Path(pipeline.__file__).parent
+    written = [
+        str(file.relative_to(root))
+        for file in root.rglob("*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and node.value.value == MANAGER
+        and any(isinstance(name, ast.Name) and name.id == "MANAGER" for name in node.targets)
+    ]
+    assert written == ["kube.py"]
+
+
 @pytest.mark.parametrize("others", [IMAGES[:1], (IMAGES[0], Image("nginx", API))])
 def test_other_images_are_not_taken_for_those_of_a_release(others: tuple[Image, ...]) -> None:
     """An image that is missing or has another digest is refused."""
@@ -146,10 +187,13 @@ def test_init_containers_are_containers() -> None:
 
 def test_pull_secret_is_what_a_node_reads() -> None:
     """The Secret has Docker's form, under the name that the nodes know the registry by."""
-    made = pull_secret("ns", "r.example:5000", "me", "hunter2")
+    made = pull_secret(
+        "ns", {"r.example:5000": Login("me", "hunter2"), "q.example": Login("you", "hunter3")}
+    )
     content = json.loads(base64.b64decode(made["data"][".dockerconfigjson"]))
     assert content["auths"]["r.example:5000"]["password"] == "hunter2"
     assert base64.b64decode(content["auths"]["r.example:5000"]["auth"]) == b"me:hunter2"
+    assert base64.b64decode(content["auths"]["q.example"]["auth"]) == b"you:hunter3"
     assert (made["type"], made["metadata"]["name"]) == (
         "kubernetes.io/dockerconfigjson",
         PULL_SECRET,

@@ -14,6 +14,7 @@ from pipeline.deploy.release import PULL_SECRET, RELEASE, pull_secret
 from pipeline.deploy.rollout import MADE, Rollout, RolloutFailed, chosen
 from pipeline.errors import PrerequisiteError, UsageError
 from pipeline.kube import Away, Kind, Refused
+from pipeline.registry import Login
 
 from .deploy_fakes import (
     CONFIG_MAP,
@@ -329,6 +330,100 @@ async def test_ten_releases_are_remembered(site: Site) -> None:
     assert [number for number, _ in await site.states()] == list(range(4, 14))
 
 
+async def test_ten_failures_leave_ten_records_and_what_runs(site: Site) -> None:
+    """Releases that fail one after the other are forgotten as well; the way back never is."""
+    await site.deploy(release(N="1"))
+    await site.deploy(release(N="2"))
+    before = site.kube.state()
+    site.kube.broken["bad"] = "crash"
+    for number in range(12):
+        with pytest.raises(RolloutFailed):
+            await site.rollout().deploy(release(VERSION="bad", N=str(number)))
+    assert await site.states() == [
+        (1, "superseded"),
+        (2, "deployed"),
+        *((number, "failed") for number in range(7, 15)),
+    ]
+    assert site.kube.state() == before
+
+
+async def test_first_releases_that_fail_are_forgotten_too(site: Site) -> None:
+    """Where nothing ever ran, the last ten are remembered."""
+    site.kube.broken["bad"] = "crash"
+    for _ in range(12):
+        with pytest.raises(RolloutFailed):
+            await site.rollout().deploy(release(VERSION="bad"))
+    assert await site.states() == [(number, "failed") for number in range(3, 13)]
+
+
+async def test_what_an_interrupted_release_left_goes_with_the_next_that_fails(site: Site) -> None:
+    """Before its record may be forgotten, nothing is left that only the record knows."""
+    await site.deploy(release())
+    pending = dataclasses.replace(release(EXTRA), number=2, state="pending")
+    await records.save(site.kube, pending)
+    for obj in pending.marked():
+        await site.kube.apply(obj)
+    site.kube.broken["bad"] = "crash"
+    with pytest.raises(RolloutFailed):
+        await site.rollout().deploy(release(VERSION="bad"))
+    assert "extra" not in site.kube.names(CONFIG_MAP)
+
+
+async def test_records_stay_where_nothing_could_be_taken_back(site: Site) -> None:
+    """They are all that knows what may be left."""
+    await site.deploy(release(VERSION="old"))
+    site.kube.broken = {"new": "crash", "old": "unschedulable"}
+    for _ in range(11):
+        with pytest.raises(RolloutFailed, match="could not be put back"):
+            await site.rollout().deploy(release(VERSION="new"))
+    assert len(await site.states()) == 12
+
+
+async def test_rollback_picks_its_release_when_it_is_its_turn(site: Site) -> None:
+    """What another deploy did while it waited for the lock counts, and is looked at anew."""
+    for version in "123":
+        await site.deploy(release(V=version))
+    seen: list[int] = []
+
+    async def vet(target: Release) -> Object | None:
+        assert site.kube.names(LEASE) == ("slipway-deploy",)
+        seen.append(target.number)
+        return pull_secret("slipway", {"r.example": Login("me", "hunter2")})
+
+    def finished(call: str) -> None:
+        """Have another deploy end as the lock is taken: release 3 runs no more, release 2 does."""
+        if call == "create Lease slipway-deploy":
+            three, two = made
+            for record in (two.with_state("deployed"), three.with_state("failed")):
+                packed = records.packed(record)
+                site.kube.objects[CONFIG_MAP, "slipway", packed["metadata"]["name"]] = packed
+
+    known = await records.load(site.kube, "slipway")
+    made = (known[2], known[1])
+    assert chosen(known, None).number == 2
+    site.kube.at_change = finished
+    done = await site.rollout().roll_back(None, vet)
+    assert seen == [1]
+    assert done.origin == "rollback to release 1"
+    assert PULL_SECRET in site.kube.names(Kind("", "Secret"))
+
+
+async def test_rollback_that_is_refused_under_the_lock_changes_nothing(site: Site) -> None:
+    """And gives the lock back."""
+    for version in "12":
+        await site.deploy(release(V=version))
+    before = site.kube.state()
+
+    async def vet(_target: Release) -> Object | None:
+        raise PrerequisiteError("its image is gone")
+
+    with pytest.raises(PrerequisiteError, match="its image is gone"):
+        await site.rollout().roll_back(None, vet)
+    assert site.kube.state() == before
+    assert await site.states() == [(1, "superseded"), (2, "deployed")]
+    assert site.kube.names(LEASE) == ()
+
+
 async def test_rollback_brings_back_the_release_before_under_a_new_number(site: Site) -> None:
     """Rolling back is deploying what was, with all its waiting and trying."""
     await site.deploy(release(V="1"))
@@ -368,7 +463,8 @@ def test_rollback_to_nothing_is_a_mistake(number: int | None, why: str) -> None:
 
 async def test_remove_leaves_nothing(site: Site) -> None:
     """Objects, records, pull secret, lock and the namespace that we made are gone."""
-    await site.rollout(pull_secret("slipway", "r.example", "me", "hunter2")).deploy(release(EXTRA))
+    secret = pull_secret("slipway", {"r.example": Login("me", "hunter2")})
+    await site.rollout(secret).deploy(release(EXTRA))
     await site.rollout().remove()
     assert site.kube.objects == {}
 
@@ -428,6 +524,24 @@ async def test_remove_keeps_a_namespace_that_others_use(site: Site) -> None:
     assert "The namespace slipway stays: it has PersistentVolumeClaim theirs" in site.screen
 
 
+@pytest.mark.parametrize("used", [True, False])
+async def test_remove_looks_for_others_objects_of_any_kind(site: Site, *, used: bool) -> None:
+    """A kind that nobody here knows counts; what is in each namespace by itself does not."""
+    await site.deploy(release())
+    for obj in (
+        manifest("v1", "ServiceAccount", "default"),
+        manifest("v1", "ConfigMap", "kube-root-ca.crt"),
+        manifest("v1", "Event", "slipway-api.17"),
+        manifest("v1", "Endpoints", "slipway-nginx"),
+    ):
+        await site.kube.apply(obj)
+    if used:
+        await site.kube.apply(manifest("example.org/v1", "Database", "theirs"))
+    await site.rollout().remove()
+    assert ("The namespace slipway stays: it has Database theirs" in site.screen) is used
+    assert ((NAMESPACE, "", "slipway") in site.kube.objects) is used
+
+
 async def test_remove_leaves_a_secret_that_is_not_ours(site: Site) -> None:
     """Somebody's own Secret of that name bears no label of ours."""
     await site.kube.apply(manifest("v1", "Namespace", "slipway"))
@@ -462,7 +576,7 @@ async def test_remove_with_nothing_there_says_so(site: Site) -> None:
 
 async def test_pull_secret_is_made_named_by_accounts_and_never_recorded(site: Site) -> None:
     """The login is in the cluster's Secret and nowhere else; pods do not name it themselves."""
-    secret = pull_secret("slipway", "r.example:5000", "me", "hunter2")
+    secret = pull_secret("slipway", {"r.example:5000": Login("me", "hunter2")})
     done = await site.rollout(secret).deploy(release())
     account = await site.kube.get(Kind("", "ServiceAccount"), "slipway-api", "slipway")
     assert account is not None

@@ -35,7 +35,12 @@ POD = Kind("", "Pod")
 DEPLOYMENT = Kind("apps", "Deployment")
 
 
-def group(name: str, version: str, *kinds: tuple[str, str, str]) -> dict[str, Any]:
+STORED = ("create", "delete", "get", "list", "patch", "update", "watch")
+
+
+def group(
+    name: str, version: str, *kinds: tuple[str, str, str], verbs: tuple[str, ...] = STORED
+) -> dict[str, Any]:
     """Return a group of the aggregated discovery."""
     return {
         "metadata": {"name": name},
@@ -46,6 +51,7 @@ def group(name: str, version: str, *kinds: tuple[str, str, str]) -> dict[str, An
                     {
                         "resource": plural,
                         "scope": scope,
+                        "verbs": verbs,
                         "responseKind": {"group": name, "version": each, "kind": kind},
                     }
                     for plural, kind, scope in kinds
@@ -198,6 +204,15 @@ async def test_kinds_that_come_later_are_found(client: Client, server: Server) -
     assert not await client.serves(thing)
     server.groups.append(group("example.org", "v1", ("things", "Thing", "Cluster")))
     assert await client.serves(thing)
+
+
+async def test_kinds_that_are_kept_in_a_namespace(client: Client, server: Server) -> None:
+    """Objects of the cluster, and figures that are computed, do not go with a namespace."""
+    figures = group(
+        "metrics.k8s.io", "v1", ("pods", "PodMetrics", "Namespaced"), verbs=("get", "list")
+    )
+    server.groups += [figures, group("example.org", "v1", ("things", "Thing", "Namespaced"))]
+    assert await client.kept() == {POD, DEPLOYMENT, Kind("example.org", "Thing")}
 
 
 async def test_applying_an_unknown_kind_says_what_is_missing(client: Client) -> None:

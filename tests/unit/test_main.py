@@ -256,6 +256,23 @@ def test_error_of_another_command_is_told(desk: Desk) -> None:
     assert not (desk.root / "reports").exists()
 
 
+def test_setup_that_fails_is_reported(desk: Desk) -> None:
+    """It is a run that could not begin: what lies there is not taken for the result of one."""
+    (desk.root / "reports").mkdir()
+    for name in ("report.json", "internal-error.txt"):
+        (desk.root / "reports" / name).write_text("of an earlier run")
+    assert desk.run("setup", "--docker-host", "nonsense", "--report-dir", "reports") == 2
+    assert desk.err.getvalue().startswith("error: 'nonsense' is not the address of ")
+    document = desk.report()
+    assert (document["exit_code"], document["steps"]) == (2, [])
+    assert document["cause"].startswith("'nonsense' is not the address of a Docker Engine")
+    assert {path.name for path in (desk.root / "reports").iterdir()} == {
+        "report.json",
+        "report.html",
+        "junit.xml",
+    }
+
+
 def test_outside_a_project_nothing_is_written(desk: Desk, tmp_path: Path) -> None:
     """Outside a project it says so, and leaves nothing there."""
     elsewhere = tmp_path / "elsewhere"

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import tomllib
+import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOOLS = (
     *("sh", "cksum", "cmp", "cut", "dirname", "head", "id", "mkdir", "mktemp", "mv", "rm"),
-    *("sort", "tail", "cat", "chmod", "cp", "grep"),
+    *("sort", "tail", "cat", "chmod", "cp", "grep", "sed"),
 )
 
 PYTHON = """\
@@ -165,6 +166,31 @@ def test_without_python_it_is_named(checkout: Checkout) -> None:
     assert "Python 3.11 or later is not on PATH" in done.stderr
     assert not (checkout.root / ".venv").exists()
     assert not (checkout.folder / ".cache").exists()
+
+
+def test_what_is_missing_is_reported(checkout: Checkout) -> None:
+    """As a failed test, in the place of the reports of an earlier run; other files stay."""
+    folder = checkout.root / "out"
+    folder.mkdir()
+    for name in ("report.json", "report.html", "junit.xml", "mine"):
+        (folder / name).write_text("before")
+    (checkout.bin / "flock").symlink_to(str(shutil.which("false")))
+    done = checkout.run(PIPELINE_REPORT_DIR="out", XDG_CACHE_HOME=f'{checkout.folder}/<a&"b>')
+    assert done.returncode == 3
+    assert {file.name for file in folder.iterdir()} == {"junit.xml", "mine"}
+    (case,) = ET.parse(folder / "junit.xml").iter("testcase")  # noqa: S314 - our own
+    error = case.find("error")
+    assert error is not None
+    assert '/<a&"b>/slipway/lock for 10 minutes. End it' in error.attrib["message"]
+
+
+def test_report_that_cannot_be_written_hides_nothing(checkout: Checkout) -> None:
+    """What is missing is more important."""
+    (checkout.root / "file").touch()
+    done = checkout.run(OLD="1", PIPELINE_REPORT_DIR="file/reports")
+    assert done.returncode == 3
+    assert "Python 3.11 or later is not on PATH" in done.stderr
+    assert "(file/reports/junit.xml cannot be written)" in done.stderr
 
 
 def test_a_shim_that_leads_nowhere_is_passed_over(checkout: Checkout) -> None:

@@ -18,15 +18,29 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from pipeline.cluster.local import build
+from pipeline.cluster.local.build import Freed
 from pipeline.cluster.local.bundle import Manifests
 from pipeline.cluster.local.lifecycle import Cluster, Tools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from pipeline.setup.settings import Say
 
-__all__ = ["Manifests", "Tools", "away", "down", "enter", "manifests", "status", "up"]
+__all__ = [
+    "Freed",
+    "Manifests",
+    "Tools",
+    "away",
+    "down",
+    "enter",
+    "manifests",
+    "prune",
+    "status",
+    "up",
+]
 
 
 class Settings(Protocol):
@@ -74,6 +88,19 @@ async def status(settings: Settings, say: Say, *, tools: Tools | None = None) ->
     """Tell how the cluster is, and return whether it serves."""
     del settings
     return await Cluster(tools or Tools(), say).status()
+
+
+async def prune(say: Say, *, cache: Path | None = None) -> Freed:
+    """Remove what clusters were built into, but for what one that runs uses.
+
+    Args:
+        say: Told when somebody else is at work there.
+        cache: The folder of what was built; this user's when None.
+
+    Raises:
+        PrerequisiteError: A build is under way.
+    """
+    return await build.prune(cache or build.cache(), say)
 
 
 def manifests(settings: Settings | None = None, *, tools: Tools | None = None) -> Manifests:

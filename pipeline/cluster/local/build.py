@@ -5,11 +5,17 @@ Rules:
 - What was built is found again by a digest of the module's files, the flags and the Go version; a
   folder is there whole or not at all.
 - It takes long, so it says how far it is.
+- Who uses what was built holds a lock on its folder, a cluster as long as it runs. Once there is a
+  new build, those of other versions that nobody holds are removed: each has more than a gigabyte,
+  and what was compiled for it is in Go's own cache.
+- Whoever removes holds the lock on the cache, as whoever builds does; and a folder is renamed
+  before it is emptied, so that nobody finds half of one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -38,8 +44,8 @@ LIMIT = 3600.0
 """Seconds for all of it: Kubernetes and KEDA took 12 minutes on two processors."""
 ASK_LIMIT = 60.0
 TELL_EVERY = 15.0
-FORGET_AFTER = 7 * 24 * 3600.0
-"""Seconds without use after which a build is removed when there is a newer one: it has 1.4 GB."""
+PRUNE_LIMIT = 5.0
+"""Seconds that a prune waits for another one; a build that is under way takes longer."""
 DOCS = "https://go.dev/doc/install"
 
 _FOLDER = Path(__file__).parents[3] / "k8s" / "local"
@@ -216,7 +222,8 @@ class Builder:
         version = await self.version(module)
         key = await to_thread.run_sync(digest, module, version)
         target = self.cache / key
-        if target.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            # It was used last now: of several, that counts.
             os.utime(target)
             return target
         async with state.lock(self.cache, self.say, limit=LIMIT):
@@ -262,7 +269,7 @@ class Builder:
             if finish is not None:
                 await finish(new)
             await anyio.Path(new).rename(target)
-            await to_thread.run_sync(_forget, target)
+            await to_thread.run_sync(_forget_others, target)
         finally:
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(lambda: shutil.rmtree(new, ignore_errors=True))
@@ -387,18 +394,100 @@ def cache() -> Path:
     return (home if home.is_absolute() else Path.home() / ".cache") / "slipway" / "kubernetes"
 
 
+def hold(folder: Path) -> int | None:
+    """Return a descriptor that keeps a folder of what was built from being removed.
+
+    Whoever inherits it holds the folder as well; closing the last one lets go of it.
+
+    Args:
+        folder: What `Builder.ensure` returned.
+
+    Returns:
+        None when it was removed meanwhile.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        # It is being removed, or was.
+        pass
+    os.close(descriptor)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What a prune removed.
+
+    Attributes:
+        size: Bytes.
+        held: The folders that stay, because somebody uses them.
+    """
+
+    size: int
+    held: tuple[Path, ...] = ()
+
+
+async def prune(folder: Path, say: Say) -> Freed:
+    """Remove what was built, but for what is in use.
+
+    Args:
+        folder: The cache.
+        say: Told when somebody else is at work there.
+
+    Raises:
+        PrerequisiteError: A build is under way.
+    """
+    if not await anyio.Path(folder).is_dir():
+        return Freed(0)
+    async with state.lock(folder, say, limit=PRUNE_LIMIT):
+        return await to_thread.run_sync(_pruned, folder)
+
+
+def _pruned(folder: Path) -> Freed:
+    size, held = 0, []
+    for found in sorted(path for path in folder.iterdir() if path.is_dir()):
+        freed = _removed(found)
+        if freed is None:
+            held.append(found)
+        size += freed or 0
+    return Freed(size, tuple(held))
+
+
+def _removed(folder: Path) -> int | None:
+    """Remove a folder, and return how many bytes it had; None when somebody holds it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        size = sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
+        going = folder.with_name(f".{folder.name.lstrip('.')}.old")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(going)
+        shutil.rmtree(folder.rename(going))
+    except BlockingIOError:
+        return None
+    finally:
+        os.close(descriptor)
+    return size
+
+
 def _emptied(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
     (folder / "bin").mkdir(parents=True)
 
 
-def _forget(kept: Path) -> None:
-    """Remove what was built of the same module and not used for long."""
+def _forget_others(kept: Path) -> None:
+    """Remove what was built of the same module in other versions, where nobody uses it."""
     module = kept.name.rpartition("-")[0]
     for folder in kept.parent.glob(f"{module}-*"):
-        if folder != kept and time.time() - folder.stat().st_mtime > FORGET_AFTER:
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder != kept:
+            _removed(folder)
 
 
 def _duration(seconds: float) -> str:

@@ -10,7 +10,9 @@ socket that listens on the machine's loopback interface for the API server. It
 - ends when the node does, and the node when it does: a pair of sockets joins them, which closes
   with either.
 
-Whoever holds the lock beside its record is alive; nobody else is what the record says.
+Whoever holds the lock beside its record is alive; nobody else is what the record says. It inherits
+a third descriptor, which it does nothing with: that keeps what the node was built into from being
+removed as long as this process lives.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
@@ -34,6 +37,9 @@ from pipeline.cluster.local.packages import PATH
 from pipeline.cluster.local.record import Record
 from pipeline.cluster.local.relay import relay
 from pipeline.setup import state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -52,12 +58,16 @@ def namespaces() -> list[str]:
     ]
 
 
-async def keep(folder: Path, listening: socket.socket) -> int:
+async def keep(
+    folder: Path, listening: socket.socket, supervisor: Sequence[str] | None = None
+) -> int:
     """Run the node until it ends or this process is told to stop, and return its exit code.
 
     Args:
         folder: The state folder; ``node.json`` is in it.
         listening: Where the API server is reached.
+        supervisor: The command that is the node, to which its arguments are added; the real one, in
+            namespaces of its own, when None.
     """
     files = state_files(folder)
     node = Node.from_json(files["node"].read_text(encoding="utf-8"))
@@ -68,9 +78,9 @@ async def keep(folder: Path, listening: socket.socket) -> int:
         raise RuntimeError("no process")
     record = Record(keeper=me, port=port)
     state.write(files["keeper"], record.to_json())
+    real = [*namespaces(), sys.executable, "-P", "-m", "pipeline.cluster.local.supervisor"]
     argv = [
-        *namespaces(),
-        *(sys.executable, "-P", "-m", "pipeline.cluster.local.supervisor"),
+        *(real if supervisor is None else supervisor),
         *(str(folder), str(listening.fileno()), str(there.fileno())),
     ]
     process = subprocess.Popen(  # noqa: ASYNC220  nothing else is under way yet
@@ -112,13 +122,13 @@ async def _serve(
     process: subprocess.Popen[bytes], link: socket.socket, node: Node, file: Path, record: Record
 ) -> None:
     """Remember the first process of the node, and carry what comes for the registry."""
-    received = await to_thread.run_sync(_received, link, abandon_on_cancel=True)
+    registry = await to_thread.run_sync(received, link, abandon_on_cancel=True)
     state.write(file, replace(record, node=_child(process.pid)).to_json())
-    if received is not None:
-        await relay(received, "127.0.0.1", node.registry)
+    if registry is not None:
+        await relay(registry, "127.0.0.1", node.registry)
 
 
-def _received(link: socket.socket) -> socket.socket | None:
+def received(link: socket.socket) -> socket.socket | None:
     """Return the node's end of the registry; None when it has none."""
     link.settimeout(GREETING_LIMIT)
     try:

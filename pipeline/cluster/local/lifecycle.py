@@ -160,34 +160,41 @@ class Cluster:
                 await self._end(record)
             await self._clear()
             plugins = await self._install()
-            bundle = Bundle(await self.built())
-            await self._kubeconfig(bundle.kubectl).check()
-            free = self._tools.free(_existing(self._folder))
-            if free < DISK:
-                raise PrerequisiteError(
-                    f"A cluster takes {DISK / 1024**3:.0f} GiB of disk, and {self._folder} has "
-                    f"{free / 1024**3:.1f} GiB left",
-                    remedy="Make room, or point XDG_STATE_HOME elsewhere",
-                )
-            began = time.monotonic()
-            node = Node(
-                folder=str(self._folder),
-                built=str(bundle.folder),
-                cni=str(plugins),
-                registry=port,
-                hpa_sync_period=self._tools.environ.get(HPA_VARIABLE) or HPA_SYNC_PERIOD,
-                snapshotter=await to_thread.run_sync(self._tools.snapshotter, self._folder),
+            built, hold = await self._held()
+            try:
+                await self._begin(Bundle(built), port, plugins, hold)
+            finally:
+                # From here on the keeper has it.
+                os.close(hold)
+
+    async def _begin(self, bundle: Bundle, port: int, plugins: Path, hold: int) -> None:
+        await self._kubeconfig(bundle.kubectl).check()
+        free = self._tools.free(_existing(self._folder))
+        if free < DISK:
+            raise PrerequisiteError(
+                f"A cluster takes {DISK / 1024**3:.0f} GiB of disk, and {self._folder} has "
+                f"{free / 1024**3:.1f} GiB left",
+                remedy="Make room, or point XDG_STATE_HOME elsewhere",
             )
-            kept = await anyio.Path(self._folder / "etcd").is_dir()
-            self._say(
-                f"Starting {'the' if kept else 'a'} cluster of one node in {self._folder}"
-                f"{', with what is in it' if kept else ''}"
-            )
-            await self._start(node, bundle)
-            self._say(
-                f"Kubernetes serves after {time.monotonic() - began:.0f} s; context {NAME} is the "
-                f"current one of {self._kubeconfig(bundle.kubectl).file}"
-            )
+        began = time.monotonic()
+        node = Node(
+            folder=str(self._folder),
+            built=str(bundle.folder),
+            cni=str(plugins),
+            registry=port,
+            hpa_sync_period=self._tools.environ.get(HPA_VARIABLE) or HPA_SYNC_PERIOD,
+            snapshotter=await to_thread.run_sync(self._tools.snapshotter, self._folder),
+        )
+        kept = await anyio.Path(self._folder / "etcd").is_dir()
+        self._say(
+            f"Starting {'the' if kept else 'a'} cluster of one node in {self._folder}"
+            f"{', with what is in it' if kept else ''}"
+        )
+        await self._start(node, bundle, hold)
+        self._say(
+            f"Kubernetes serves after {time.monotonic() - began:.0f} s; context {NAME} is the "
+            f"current one of {self._kubeconfig(bundle.kubectl).file}"
+        )
 
     async def down(self) -> None:
         """End the cluster and remove its data; see `pipeline.cluster.local.down`."""
@@ -286,6 +293,14 @@ class Cluster:
             await make(folder, sources, self._tools.run, self._say)
 
         return await builder.ensure(CLUSTER, finish)
+
+    async def _held(self) -> tuple[Path, int]:
+        """Return the folder of what is built, and what keeps it from being removed."""
+        while True:
+            built = await self.built()
+            hold = await to_thread.run_sync(build.hold, built)
+            if hold is not None:
+                return built, hold
 
     # What it stands on.
 
@@ -397,7 +412,7 @@ class Cluster:
             await self._furnish(bundle, record.port)
         self._say(f"The local cluster is up already; context {NAME}, {_server(record.port)}")
 
-    async def _start(self, node: Node, bundle: Bundle) -> None:
+    async def _start(self, node: Node, bundle: Bundle, hold: int) -> None:
         await to_thread.run_sync(self._write, node)
         if not (self._files["pki"] / "admin.key").exists():
             await self._make_keys(bundle)
@@ -405,7 +420,7 @@ class Cluster:
         listening = await to_thread.run_sync(self._listen)
         port: int = listening.getsockname()[1]
         state.write(self._folder / "port", str(port))
-        keeper = await to_thread.run_sync(self._spawn, listening)
+        keeper = await to_thread.run_sync(self._spawn, listening, hold)
         listening.close()
         try:
             with anyio.fail_after(START_LIMIT):
@@ -426,6 +441,10 @@ class Cluster:
         own = self._own_kubeconfig(bundle.kubectl)
         await own.merge(_server(port), self._files["pki"])
         await self._until_ready(bundle.kubectl, port, keeper)
+        dns = ("--namespace=kube-system", "rollout")
+        # What a cluster that was there before says of its pods is of before: only a pod that was
+        # never ready tells when there is DNS again.
+        await self._kubectl(bundle.kubectl, *dns, "restart", "deployment/coredns", must=False)
         await self._kubectl(
             bundle.kubectl,
             *("apply", "--server-side", "--force-conflicts", "--field-manager=slipway-local"),
@@ -437,7 +456,7 @@ class Cluster:
         await self._until_loaded(keeper)
         await self._kubectl(
             bundle.kubectl,
-            *("--namespace=kube-system", "rollout", "status", "deployment/coredns"),
+            *(*dns, "status", "deployment/coredns"),
             f"--timeout={COREDNS_LIMIT:.0f}s",
             limit=COREDNS_LIMIT + ASK_LIMIT,
         )
@@ -481,7 +500,7 @@ class Cluster:
             "No port of the loopback interface is free", remedy="End what has them all"
         )
 
-    def _spawn(self, listening: socket.socket) -> subprocess.Popen[bytes]:
+    def _spawn(self, listening: socket.socket, hold: int) -> subprocess.Popen[bytes]:
         # Little of the environment: it outlives who started it, and a Jenkins job ends everything
         # that has its variables.
         environment = {
@@ -497,7 +516,8 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=(descriptor,),
+                # What was built stays as long as the keeper lives, which does nothing for it.
+                pass_fds=(descriptor, hold),
                 cwd="/",
                 env=environment,
                 start_new_session=True,
@@ -641,6 +661,11 @@ _keepers: list[subprocess.Popen[bytes]] = []
 """The keepers that this process started; kept, so that none becomes a zombie of ours unseen."""
 
 
+def started() -> tuple[subprocess.Popen[bytes], ...]:
+    """Return the keepers that this very process started, those that have ended too."""
+    return tuple(_keepers)
+
+
 def _server(port: int) -> str:
     return f"https://127.0.0.1:{port}"
 
@@ -655,9 +680,10 @@ def _answers(port: int) -> bool:
 
 async def _ended(processes: Iterable[state.Process], limit: float) -> bool:
     with anyio.move_on_after(limit):
-        while any(map(state.alive, processes)):
-            for keeper in _keepers:
-                keeper.poll()
+        while any(map(state.alive, processes)):  # noqa: ASYNC110  the kernel tells only a parent
             await anyio.sleep(0.02)
+        for keeper in _keepers:
+            # A zombie of ours counts as dead above, and stays until it is asked for.
+            keeper.poll()
         return True
     return False
