@@ -111,10 +111,14 @@ class OwnCluster:
         return found
 
     def kill(self, who: str) -> None:
-        """Kill the keeper or the first process of the node, and wait until it is gone."""
-        pid = int(self.record()[who]["pid"])
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: not Path(f"/proc/{pid}/ns/pid").exists())
+        """Kill the keeper or the first process of the node, and wait until the keeper is gone.
+
+        The keeper of a node that was killed ends by itself.
+        """
+        record = self.record()
+        keeper = int(record["keeper"]["pid"])
+        os.kill(int(record[who]["pid"]), signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{keeper}/ns/pid").exists())
 
     def namespaces(self) -> set[str]:
         """Return the namespaces of the node, as ``/proc`` names them."""
