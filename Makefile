@@ -35,7 +35,8 @@ check: environment  ## format, lint and types of everything
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/mypy nginx/tests
-	@$(BIN)/hadolint service/Dockerfile nginx/Dockerfile pipeline/setup/standins/Dockerfile
+	@$(BIN)/hadolint service/Dockerfile nginx/Dockerfile jenkins/Dockerfile \
+		pipeline/setup/standins/Dockerfile
 
 fix: environment  ## format, and repair what ruff can
 	@$(BIN)/ruff check --fix

@@ -4,7 +4,8 @@ Rules:
 
 - A run goes: settings, the report folder, what the machine has, the plan, the steps, the reports.
 - The reports are written however it ends, as long as their folder can be written; so are those of
-  a set-up that fails, which is a run that could not begin.
+  a set-up that fails, which is a run that could not begin. A deployment has a file of its own, and
+  leaves those of the run that made its images.
 - The first signal (Ctrl-C, SIGTERM, SIGHUP) cancels the run, which then has ten seconds to put away
   what it started; a second one ends the process at once. What is left is removed by the next run.
 """
@@ -276,6 +277,9 @@ DEPLOY: dict[str, Deployment] = {
 }
 """The commands that are about what runs in a cluster."""
 
+RELEASING = frozenset({"deploy apply", "deploy diff", "deploy rollback"})
+"""Those of them whose end is kept in a file, for who was not there to see it."""
+
 
 class _Course:
     def __init__(self, flags: Mapping[str, object], process: Process) -> None:
@@ -335,6 +339,7 @@ class _Course:
         """Run a command that is no run."""
         stop = _Stop(self._process, self._console.stopping, self._abandon)
         code = 0
+        error: PipelineError | None = None
         try:
             code = anyio.run(self._command, name, self._settings(), arguments, stop)
         except KeyboardInterrupt:
@@ -344,12 +349,27 @@ class _Course:
             if name in REPORTED:
                 self._clear()
                 return self._end(stop.signum, self._only(raised))
-            self._folder = None
-            self._ended.set()
-            return self.tell(self._only(raised))
+            if name not in RELEASING:
+                self._folder = None
+            error = self._only(raised)
+        if name in RELEASING:
+            self._record(name, stop.signum, error)
         self._ended.set()
+        if error is not None:
+            return self.tell(error)
         self._console.close()
         return code if stop.signum is None else 128 + stop.signum
+
+    def _record(self, name: str, signum: int | None, error: PipelineError | None) -> None:
+        """Write how a command that is about a release ended, where its images were reported."""
+        if self._folder is None:
+            return
+        try:
+            config.prepare_report_dir(self._folder)
+            reports.write_deploy(self._report(signum, error), name, self._folder)
+        except (PipelineError, OSError) as raised:
+            # What it did is done: this changes neither that nor the exit code.
+            self._console.note(f"{self._folder / reports.DEPLOY_NAME} was not written: {raised}")
 
     async def _command(
         self, name: str, settings: Settings, arguments: Mapping[str, object], stop: _Stop

@@ -44,9 +44,12 @@ STOPPED = "stopped with the run, before it ended"
 NO_COMMIT = "none, this is no git checkout"
 """What a person is told for the revision then."""
 NAMES = (JSON_NAME, JUNIT_NAME, HTML_NAME)
+DEPLOY_NAME = "deploy.xml"
+"""How the last command that is about a release ended, in JUnit's form; the others are of runs."""
 
 _HERE = Path(__file__).parent
 _WITHIN = (
+    DEPLOY_NAME,
     "engine.log",
     *(f"{part}/{file}" for part in (*IMAGES, "verify") for file in ("junit*.xml", "coverage.xml")),
 )
@@ -220,14 +223,35 @@ def write(report: Report, folder: Path) -> tuple[Path, ...]:
         HTML_NAME: to_html(report),
     }
     for name, content in contents.items():
-        # The name tells two runs at once apart; the rename makes it whole or absent.
-        draft = folder / f".{name}.{os.getpid()}"
-        try:
-            draft.write_text(content, encoding="utf-8", newline="\n")
-            draft.replace(folder / name)
-        finally:
-            draft.unlink(missing_ok=True)
+        _write(folder / name, content)
     return tuple(folder / name for name in NAMES)
+
+
+def write_deploy(report: Report, command: str, folder: Path) -> None:
+    """Write how a command that is about a release ended, beside the reports of the last run.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    root = ET.Element("testsuites", name=PROJECT)
+    suite = ET.SubElement(root, "testsuite", name="deploy")
+    suite.set("timestamp", report.started_at.isoformat(timespec="seconds"))
+    case = ET.SubElement(suite, "testcase", name=command, classname=f"{PROJECT}.deploy")
+    case.set("time", f"{report.seconds:.3f}")
+    if report.cause:
+        failure = ET.SubElement(case, "failure", message=printable(report.cause))
+        failure.text = _clipped(report.evidence)
+    _write(folder / DEPLOY_NAME, _document(root, report))
+
+
+def _write(file: Path, content: str) -> None:
+    # The name tells two runs at once apart; the rename makes it whole or absent.
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        draft.write_text(content, encoding="utf-8", newline="\n")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def told(cause: str, remedy: str) -> str:
@@ -303,6 +327,11 @@ def to_junit(report: Report) -> str:
     for result in report.results:
         for path in result.suites:
             root.extend(_read_suites(path, result.key))
+    return _document(root, report)
+
+
+def _document(root: ET.Element, report: Report) -> str:
+    """Return suites as a file, with their totals."""
     for suite in root:
         _count(suite)
     for name in ("tests", "failures", "errors", "skipped"):

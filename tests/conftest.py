@@ -1,7 +1,7 @@
 """What every test may rely on: a test is skipped where what its marker names is not there.
 
-With CI=true a skipped docker or cluster test fails: a machine of the continuous integration has
-what these need, and a suite that quietly left out half of itself must not pass.
+With CI=true a skipped docker, groovy or cluster test fails: a machine of the continuous integration
+has what these need, and a suite that quietly left out half of itself must not pass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 REGISTRIES = ("pypi.org", 443)
-REQUIRED = ("docker", "cluster")
+REQUIRED = ("docker", "groovy", "cluster")
 """The markers whose tests may not be skipped where CI is true."""
 REFUSAL = "CI=true, and a {} test may not be skipped there: "
 

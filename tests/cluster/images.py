@@ -77,6 +77,15 @@ def variant(
     return str(target)
 
 
+def tagged(reference: str, tag: str) -> str:
+    """Have the registry know an image by a tag as well, and return its reference by that."""
+    source = images.parse(reference)
+    with _client() as client:
+        kind, content = _manifest(client, source)
+        _put(client, source, tag, kind, content)
+    return str(replace(source, tag=tag))
+
+
 def absent(reference: str) -> str:
     """Return the reference of an image that nobody has pushed."""
     return str(replace(images.parse(reference), tag="", digest=f"sha256:{'0' * 63}1"))

@@ -19,6 +19,7 @@ DOCUMENTS = sorted(
         "*.md",
         "docs/**/*.md",
         "bench/*.md",
+        "jenkins/*.md",
         "pipeline/**/*.md",
         "service/*.md",
         "nginx/*.md",

@@ -12,7 +12,11 @@ import pytest
 from pipeline.__main__ import program
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "docs" / "deploy.md", *sorted((ROOT / "docs" / "runbooks").glob("*.md")))
+DOCUMENTS = (
+    ROOT / "docs" / "deploy.md",
+    ROOT / "docs" / "jenkins.md",
+    *sorted((ROOT / "docs" / "runbooks").glob("*.md")),
+)
 _BLOCK = re.compile(r"```.*?```", re.DOTALL)
 _CALL = re.compile(r"python -m pipeline((?: [^`\n|&;]|[^`\n|&;\s])*)")
 

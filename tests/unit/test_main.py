@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -69,6 +70,13 @@ def test_flags_reach_the_run(desk: Desk) -> None:
         registry_user="me",
         registry_password="hunter2",
         log_level="info",
+        given=frozenset(
+            {
+                *("images", "registry", "tags", "engine", "bases", "fresh", "report_dir", "jobs"),
+                *("platform", "quiet", "docker_host", "registry_user", "registry_password"),
+                *("log_level", "steps"),
+            }
+        ),
     )
 
 
@@ -306,6 +314,40 @@ def test_each_command_has_its_help(command: str, capsys: pytest.CaptureFixture[s
         if setting.flag.startswith("--"):
             shown = re.search(rf"^  {setting.flag}\b", text, re.MULTILINE) is not None
             assert shown == (setting.flag in taken)
+
+
+def test_deployment_is_reported_beside_the_run(desk: Desk) -> None:
+    """As a test that failed; what reports the images that are deployed stays."""
+    folder = desk.root / "reports"
+    folder.mkdir()
+    (folder / "report.json").write_text("of the run")
+    desk.environ["PIPELINE_REGISTRY_USER"] = "me"
+    desk.environ["PIPELINE_REGISTRY_PASSWORD"] = "hunter2"
+    assert desk.run("deploy", "--overlay", "hunter2") == 2
+    assert {file.name for file in folder.iterdir()} == {"report.json", "deploy.xml"}
+    assert (folder / "report.json").read_text() == "of the run"
+    text = (folder / "deploy.xml").read_text()
+    (case,) = ET.fromstring(text).iter("testcase")  # noqa: S314 - our own
+    assert (case.get("classname"), case.get("name")) == ("slipway.deploy", "deploy apply")
+    failure = case.find("failure")
+    assert failure is not None
+    assert failure.attrib["message"].startswith("Unknown overlay '***' (--overlay). ")
+    assert "hunter2" not in text
+
+
+def test_deployment_that_cannot_be_reported_ends_as_it_does(desk: Desk) -> None:
+    """The exit code and the error are those of the deployment."""
+    (desk.root / "reports").touch()
+    assert desk.run("deploy", "--overlay", "nowhere") == 2
+    told = desk.err.getvalue()
+    assert "reports/deploy.xml was not written: " in told
+    assert "error: Unknown overlay 'nowhere' (--overlay). " in told
+
+
+def test_what_only_looks_is_not_reported(desk: Desk) -> None:
+    """Who asks for the manifests is there to read them."""
+    assert desk.run("deploy", "render", "--overlay", "nowhere") == 2
+    assert not (desk.root / "reports").exists()
 
 
 @pytest.mark.parametrize("family", SUBCOMMANDS)
