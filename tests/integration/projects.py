@@ -257,6 +257,8 @@ class Registry:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # BuildKit tries TLS first, and knows a registry without it by an answer with a head.
+            default_request_version = "HTTP/1.1"
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

@@ -88,6 +88,7 @@ def test_job_deploys_what_a_tag_names(groovy: Groovy, stage: Stage, agent: Agent
     for digest in stage.digests(version).values():
         assert digest in difference
     assert "is deployed to" in deployed
+    assert ended.tests == {"slipway.deploy.deploy apply": ""}
     secrets = [
         line.partition(":")[2].strip()
         for line in agent.credentials[ID].secret.splitlines()
@@ -121,6 +122,8 @@ def test_wrong_parameter_of_a_deployment_is_told(
         (line,) = (line for line in ended.log.splitlines() if line.startswith("error: "))
         assert ended.code in {2, 3}, ended.log
         assert "no-such" in line
+        assert "reports/deploy.xml" in ended.archived()
+        assert "no-such" in ended.tests["slipway.deploy.deploy diff"]
         assert ended.failed == ".venv/bin/python -m pipeline deploy diff"
         assert ended.left == []
     assert stage.releases() == before
