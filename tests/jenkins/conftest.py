@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.errors import PrerequisiteError
-
 from . import groovy as programs
 
 if TYPE_CHECKING:
@@ -17,7 +15,4 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def groovy() -> Groovy:
     """Return the Groovy that Jenkins runs."""
-    try:
-        return programs.find()
-    except PrerequisiteError as error:
-        pytest.skip(f"{error.message}. {error.remedy}")
+    return programs.found_or_skipped()

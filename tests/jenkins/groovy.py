@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import pytest
 
 from pipeline.errors import PrerequisiteError
 from pipeline.setup.daemon import this_machine
@@ -60,6 +61,14 @@ class Groovy:
         kept = {name: value for name, value in os.environ.items() if name not in foreign}
         # The reports of failures are compared, and scripts are in UTF-8 wherever they run.
         return kept | {"JAVA_HOME": str(self.java), "LC_ALL": "C.UTF-8"}
+
+
+def found_or_skipped() -> Groovy:
+    """Return what `find` does; skip the test that asks where there is none."""
+    try:
+        return find()
+    except PrerequisiteError as error:
+        pytest.skip(f"{error.message}. {error.remedy}")
 
 
 def find() -> Groovy:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.errors import PrerequisiteError
 from tests.cluster import images
 from tests.cluster.scenarios.conftest import at_rest
 from tests.cluster.stage import CONTEXT, TIMEOUT
@@ -35,10 +34,7 @@ TAG = "from-jenkins"
 @pytest.fixture(scope="module")
 def groovy() -> Groovy:
     """Return the Groovy that Jenkins runs."""
-    try:
-        return programs.find()
-    except PrerequisiteError as error:
-        pytest.skip(f"{error.message}. {error.remedy}")
+    return programs.found_or_skipped()
 
 
 @pytest.fixture(scope="module")
