@@ -47,9 +47,13 @@ NAMES = (JSON_NAME, JUNIT_NAME, HTML_NAME)
 DEPLOY_NAME = "deploy.xml"
 """How the last command that is about a release ended, in JUnit's form; the others are of runs."""
 
+COMPARED_NAME = "deploy.json"
+"""The images that the last `deploy diff` has compared with what runs, by digest."""
+
 _HERE = Path(__file__).parent
 _WITHIN = (
     DEPLOY_NAME,
+    COMPARED_NAME,
     "engine.log",
     *(f"{part}/{file}" for part in (*IMAGES, "verify") for file in ("junit*.xml", "coverage.xml")),
 )
@@ -242,6 +246,28 @@ def write_deploy(report: Report, command: str, folder: Path) -> None:
         failure = ET.SubElement(case, "failure", message=printable(report.cause))
         failure.text = _clipped(report.evidence)
     _write(folder / DEPLOY_NAME, _document(root, report))
+
+
+def write_compared(images: Mapping[str, str], revision: str, origin: str, folder: Path) -> None:
+    """Write which images `deploy diff` has compared, for `deploy` to take those and no others.
+
+    Args:
+        images: The reference of each by its name, with a digest.
+        revision: The commit that they are of.
+        origin: Where they were found.
+        folder: Where the reports are.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "project": PROJECT,
+        "compared": origin,
+        "revision": revision,
+        "images": [{"name": name, "reference": images[name]} for name in images],
+    }
+    _write(folder / COMPARED_NAME, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write(file: Path, content: str) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from anyio import to_thread
 
 from pipeline.cluster import kubectl
+from pipeline.config import prepare_report_dir, unwritable
 from pipeline.deploy import archive, preflight, records, registries, sources, tables
 from pipeline.deploy.release import Release, Source, identity, pruned, pull_secret
 from pipeline.deploy.render import dump, find_overlay, is_production, render
@@ -27,6 +28,7 @@ from pipeline.deploy.wait import Time, observe
 from pipeline.errors import ExitCode, PrerequisiteError, UsageError
 from pipeline.images import parse_registry
 from pipeline.kube import NAMESPACE, Conflict, Kind, Refused, connect
+from pipeline.report import write_compared
 from pipeline.setup import command
 
 if TYPE_CHECKING:
@@ -128,8 +130,14 @@ async def show(settings: Settings, console: Console, *, tools: Tools = REAL) -> 
 
 
 async def diff(settings: Settings, console: Console, *, tools: Tools = REAL) -> int:
-    """Print what a deploy would change, by a dry run on the server."""
+    """Print what a deploy would change, by a dry run on the server; write which images those are.
+
+    Raises:
+        UsageError: The folder of the reports cannot be written.
+    """
     release = _placed(await _wanted(settings, tools), settings)
+    if settings.archive is None:
+        _remember(release, settings.report_dir)
     kube = await tools.connect(settings.context, say=console.progress)
     await preflight.check_version(kube)
     known = await _known(kube, release.namespace)
@@ -324,6 +332,16 @@ def _placed(release: Release, settings: Settings) -> Release:
     return release.with_images(
         [each.moved(registry) for each in release.images], settings.pull_from
     )
+
+
+def _remember(release: Release, folder: Path) -> None:
+    """Write which images are compared, before the tag that named them may be moved."""
+    prepare_report_dir(folder)
+    images = {each.name: each.reference for each in release.images}
+    try:
+        write_compared(images, release.revision, release.origin, folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def _agreed(settings: Settings, overlay: str) -> None:

@@ -5,6 +5,8 @@ Rules:
 - An image is named by its digest from here on: a tag is resolved once, in the registry.
 - What a run says of itself counts. One that failed has nothing to deploy, though an image of it may
   be in the registry: nobody has seen it work.
+- What `deploy diff` has compared is a report as well: what somebody has looked at and agreed to is
+  deployed, wherever its tag has gone meanwhile.
 - A report of another project, or one that this does not understand, is refused; so are reports
   that name one image with two digests.
 """
@@ -193,10 +195,14 @@ def checked(document: object, name: str) -> _Report:
             raise _no_report(name, error.message) from error
         if not digest:
             raise _no_report(name, f"it names {image.reference} without a digest")
-    return _Report(name, revision, images)
+    origin = f"{document['compared']} ({name})" if "compared" in document else name
+    return _Report(origin, revision, images)
 
 
 def _refuse_failed(document: Mapping[str, Any], name: str) -> None:
+    if "compared" in document:
+        # The run that it was taken from was looked at then; a tag has none.
+        return
     failed = [
         f"{step['name']} {step['image'] or ''}".rstrip() + f" ({step['state']})"
         for step in document["steps"]

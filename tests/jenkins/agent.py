@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from .jenkinsfile import variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from .jenkinsfile import Build, Step
 
@@ -103,6 +103,7 @@ class Agent:
         environ: What its administrator has set, beside what is passed on.
         credentials: What the controller keeps, by its id.
         approves: Whether whoever is asked agrees.
+        meanwhile: What somebody else does before a line.
     """
 
     folder: Path
@@ -110,6 +111,7 @@ class Agent:
     environ: Mapping[str, str] = field(default_factory=dict)
     credentials: Mapping[str, Credential] = field(default_factory=dict)
     approves: bool = True
+    meanwhile: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     _number: int = 0
 
     def build(self, build: Build) -> Ended:
@@ -168,6 +170,7 @@ class Agent:
     def _do(self, step: Step, workspace: Path, given: Mapping[str, str], ended: Ended) -> None:
         match step.name:
             case "sh":
+                self.meanwhile.get(step.line, lambda: None)()
                 with self._bound(step, workspace, ended) as secrets:
                     _run(step.line, workspace, {**given, **step.environment, **secrets}, ended)
             case "input":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline import config
+from pipeline.report import COMPARED_NAME
 
 from . import jobs
 from .jenkinsfile import (
@@ -83,10 +84,10 @@ def defaults(groovy: Groovy, made: Mapping[str, Job]) -> Mapping[str, Build]:
     return {build.asked.job: build for build in recording.builds}
 
 
-def pipeline_variables(build: Build) -> dict[str, str]:
-    """Return what the last line of a build tells the pipeline by variables."""
-    last = build.steps[-1].environment
-    return {name: value for name, value in last.items() if name.startswith(config.PREFIX)}
+def pipeline_variables(build: Build, step: int = -1) -> dict[str, str]:
+    """Return what a line of a build, the last one, tells the pipeline by variables."""
+    given = build.steps[step].environment
+    return {name: value for name, value in given.items() if name.startswith(config.PREFIX)}
 
 
 # --- what it may hold
@@ -183,7 +184,10 @@ def test_what_is_not_declarative_is_refused(
         ("api-image", BUILDING | {"PIPELINE_IMAGE": "api", "PIPELINE_STEPS": "push"}),
         ("nginx-image", BUILDING | {"PIPELINE_IMAGE": "nginx", "PIPELINE_STEPS": "push"}),
         ("runner", BUILDING),
-        ("deploy", DEPLOYING | {"PIPELINE_YES": "true"}),
+        (
+            "deploy",
+            DEPLOYING | {"PIPELINE_YES": "true", "PIPELINE_IMAGES": f"reports/{COMPARED_NAME}"},
+        ),
     ],
 )
 def test_each_job_tells_the_pipeline_what_it_is_for(
@@ -208,9 +212,13 @@ def test_each_parameter_reaches_the_pipeline_as_its_variable(
     assert {job.name for job, *_ in changes} == set(LINES)
     recording = record(groovy, [asked(job, **{name: to}) for job, name, to in changes])
     for (job, name, to), build in zip(changes, recording.builds, strict=True):
-        own = {"TAG": "DEPLOY_TAG"} if job is made["deploy"] else {}
-        variable = f"PIPELINE_{own.get(name, name)}"
-        assert pipeline_variables(build) == pipeline_variables(defaults[job.name]) | {variable: to}
+        variable, step = f"PIPELINE_{name}", -1
+        if (job, name) == (made["deploy"], "TAG"):
+            # Of the difference alone: what that was of is what is deployed.
+            assert pipeline_variables(build) == pipeline_variables(defaults[job.name])
+            variable, step = "PIPELINE_DEPLOY_TAG", -2
+        before = pipeline_variables(defaults[job.name], step)
+        assert pipeline_variables(build, step) == before | {variable: to}
         assert build.lines == LINES[job.name]
 
 

@@ -259,6 +259,29 @@ async def test_diff_of_the_same(site: Site) -> None:
     assert site.screen.lines == ["Nothing would change"]
 
 
+async def test_what_was_compared_is_deployed_wherever_the_tag_has_gone(site: Site) -> None:
+    """`deploy diff` writes its images by digest, and `--images` takes them with their origin."""
+    site.reported(*IMAGES)
+    await deploy.diff(site.settings(), site.screen, tools=site.tools)
+    compared = site.settings().report_dir / "deploy.json"
+    (site.settings().report_dir / "report.json").unlink()
+    settings = site.settings(image_files=(compared,))
+    assert await deploy.apply(settings, site.screen, tools=site.tools) == 0
+    (deployed,) = await records.load(site.kube, "slipway")
+    assert deployed.images == release().images
+    assert deployed.revision == release().revision
+    assert deployed.origin.endswith("/report.json (reports/deploy.json)")
+
+
+async def test_diff_that_cannot_write_what_it_compares_says_so(site: Site) -> None:
+    """Before the cluster is asked, since nobody could deploy just that."""
+    site.reported(*IMAGES)
+    (site.settings().report_dir / "deploy.json").mkdir()
+    with pytest.raises(UsageError, match="cannot be written"):
+        await deploy.diff(site.settings(), site.screen, tools=site.tools)
+    assert site.asked == []
+
+
 async def test_diff_knows_the_pull_secret(site: Site) -> None:
     """Service accounts name it as they will after the deploy, with and without the login."""
     site.reported(*IMAGES)

@@ -98,6 +98,19 @@ async def test_last_runs_images_are_taken(tmp_path: Path) -> None:
     )
 
 
+async def test_what_was_compared_has_no_run_to_look_at(tmp_path: Path) -> None:
+    """It was taken from a run, or is of a tag; everything else is checked as of a report."""
+    report.write_compared({"api": API, "nginx": NGINX}, "c0ffee", "tag v1", tmp_path)
+    file = tmp_path / report.COMPARED_NAME
+    found = await sources.find(asked(tmp_path, image_files=(file,)))
+    assert found == Source(
+        (Image("api", API), Image("nginx", NGINX)), "c0ffee", "tag v1 (deploy.json)"
+    )
+    report.write_compared({"api": API.partition("@")[0], "nginx": NGINX}, "", "tag v1", tmp_path)
+    with pytest.raises(UsageError, match="without a digest"):
+        await sources.find(asked(tmp_path, image_files=(file,)))
+
+
 async def test_reports_of_thin_jobs_are_merged(tmp_path: Path) -> None:
     """Each pushed one image; where the revisions differ, both are told."""
     one = write(tmp_path, document(names=("api",)), "a/report.json")
