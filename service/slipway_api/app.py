@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from typing import TYPE_CHECKING
 
-from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from slipway_api import containers, health, problem
+from slipway_api import containers, health, metrics, openapi, page, problem
 from slipway_api.config import Settings
+from slipway_api.metrics import Metrics
+from slipway_api.observed import observed
 from slipway_api.sources.shared import Shared
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from slipway_api.sources import Source
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ class CompactJSON(DefaultJSONProvider):
     sort_keys = False
 
 
-def create_app(settings: Settings, source: Source | None = None) -> Flask:
+def create_app(settings: Settings, source: Source | None = None) -> openapi.Application:
     """Make the application; connects to nothing until a request comes.
 
     Args:
@@ -39,23 +41,26 @@ def create_app(settings: Settings, source: Source | None = None) -> Flask:
     """
     if source is None:
         source = _source(settings)
-    shared = Shared(source, settings.source_timeout)
-    app = Flask(__name__, static_folder=None)
+    told = Metrics()
+    shared = Shared(source, settings.source_timeout, told)
+    app = openapi.Application(__name__)
     app.json = CompactJSON(app)
-    app.register_blueprint(containers.blueprint(shared))
-    app.register_blueprint(health.blueprint(shared))
+    # `//` and `/x/` are not `/` and `/x`: no redirects, whose address a proxy may not have.
+    app.url_map.merge_slashes = False
+    # As Flask says to wrap it.
+    app.wsgi_app = observed(app.wsgi_app, told)  # type: ignore[assignment, method-assign]
+    app.register_api(containers.blueprint(shared))
+    app.register_api(health.blueprint(shared))
+    app.register_blueprint(page.blueprint(shared))
+    app.register_blueprint(metrics.blueprint(told))
+    openapi.register(app)
     problem.register(app)
     return app
 
 
 def from_environment() -> Flask:
-    """Make the application that a server runs: settings from the environment, log to stdout."""
+    """Make the application that a server runs, with the settings of the environment."""
     settings = Settings.from_environment(os.environ)
-    logging.basicConfig(
-        stream=sys.stdout,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
     if settings.log_level != "debug":
         # It tells of every request that is made, once a second.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -65,10 +70,11 @@ def from_environment() -> Flask:
 
 def _source(settings: Settings) -> Source:
     # Each brings a library that the other has no use for, and that takes memory and time to load.
+    prefixes = settings.label_prefixes
     if settings.chosen_source() == "kubernetes":
         from slipway_api.sources.kubernetes import KubernetesSource
 
-        return KubernetesSource(settings.service_account, settings.source_timeout)
+        return KubernetesSource(settings.service_account, settings.source_timeout, prefixes)
     from slipway_api.sources.docker import DockerSource
 
-    return DockerSource(settings.docker_host, settings.source_timeout)
+    return DockerSource(settings.docker_host, settings.source_timeout, prefixes)

@@ -10,13 +10,14 @@ import os
 import socket
 import ssl
 import threading
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl
 
 import pytest
 import trustme
-from slipway_api.containers import STATES
+from slipway_api.sources import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +36,7 @@ RUNNING: dict[str, Any] = {
         {"IP": "192.0.2.1", "PrivatePort": 8080, "PublicPort": 80, "Type": "tcp"},
         {"PrivatePort": 443, "Type": "tcp"},
     ],
-    "Labels": {"secret": "s3cr3t"},
+    "Labels": {"secret": "s3cr3t", "com.docker.compose.service": "web"},
     "State": "running",
     "Status": "Up 3 minutes (healthy)",
     "HostConfig": {"NetworkMode": "bridge"},
@@ -67,13 +68,17 @@ CONTAINER_STATES: dict[str, dict[str, Any]] = {
 """What Kubernetes says about the state of a container, by what that is called here."""
 
 
+IDS = {"exited": "a0"}
+"""What the id of a container is made of, when it is not `4f`."""
+
+
 def container_status(state: str = "running", **other: object) -> dict[str, Any]:
     """Make what Kubernetes says about a container, whose name is ``web``."""
     status: dict[str, Any] = {
         "name": "web",
         "image": "docker.io/library/nginx:1.29",
         "imageID": "docker.io/library/nginx@sha256:" + "0b" * 32,
-        "containerID": None if state == "created" else "containerd://" + "4f" * 32,
+        "containerID": None if state == "created" else "containerd://" + IDS.get(state, "4f") * 32,
         "restartCount": 3 if state == "restarting" else 0,
         "ready": state == "running",
         "started": state == "running",
@@ -107,7 +112,7 @@ def pod(
             "uid": "0a3c1d6e-7b1f-4a52-9f33-5d8f1c6f4f10",
             "resourceVersion": "1042",
             "creationTimestamp": "2024-12-31T23:59:58Z",
-            "labels": {"secret": "s3cr3t"},
+            "labels": {"secret": "s3cr3t", "app.kubernetes.io/name": "web"},
             "annotations": {"secret": "s3cr3t"},
             "managedFields": [
                 {
@@ -182,6 +187,7 @@ class FakeServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # as in Go, in which the true ones are written
 
             def setup(self) -> None:
                 fake.connections += 1
@@ -309,7 +315,14 @@ class FakeKubernetes(FakeServer):
         super().__init__(tls)
         self.pods: Any = [
             pod(),
-            pod("job-xr6lq", "exited", status={"phase": "Succeeded"}),
+            pod(
+                "job-xr6lq",
+                spec={"containers": [{"name": "job", "image": "nginx:1.29"}]},
+                status={
+                    "phase": "Succeeded",
+                    "containerStatuses": [container_status("exited", name="job")],
+                },
+            ),
         ]
         self.token = "first"
         self.allowed = True
@@ -436,12 +449,18 @@ def bare_environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Find a port of the loopback interface on which nothing listens."""
+def free_port() -> Iterator[Callable[[], int]]:
+    """Find a port of the loopback interface on which nothing listens.
 
-    def find() -> int:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            return int(listener.getsockname()[1])
+    It is kept until the test ends: who says that the address may be used again, as gunicorn does,
+    can listen there, and the system gives it to nobody else.
+    """
+    with ExitStack() as kept:
 
-    return find
+        def find() -> int:
+            holder = kept.enter_context(socket.socket())
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind(("127.0.0.1", 0))
+            return int(holder.getsockname()[1])
+
+        yield find

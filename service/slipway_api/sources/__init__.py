@@ -3,72 +3,83 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from datetime import datetime  # noqa: TC003 - pydantic reads the annotations of the values
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, get_args
+
+from pydantic import Field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import datetime
+    from collections.abc import Iterable, Mapping
+
+State = Literal["created", "restarting", "running", "removing", "paused", "exited", "dead"]
+"""The state of a container, https://docs.docker.com/reference/api/engine/."""
+
+STATES: tuple[str, ...] = get_args(State)
+
+Health = Literal["healthy", "unhealthy", "starting"]
+"""What a health check says, in Docker's words."""
+
+
+# What stands beside a field is also what the OpenAPI document says about it.
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of a container.
+    """A port of a container."""
 
-    Attributes:
-        private_port: The port inside the container.
-        public_port: The port it is published on; None when it is only exposed.
-        protocol: ``tcp``, ``udp`` or ``sctp``.
-        ip: The host address it is published on; None when it is only exposed.
-    """
-
-    private_port: int
-    public_port: int | None
-    protocol: str
-    ip: str | None
+    private_port: Annotated[int, Field(description="The port inside the container.")]
+    public_port: Annotated[
+        int | None, Field(description="The port it is published on; null when it is only exposed.")
+    ]
+    protocol: Annotated[str, Field(description="`tcp`, `udp` or `sctp`.")]
+    ip: Annotated[
+        str | None,
+        Field(description="The host address it is published on; null when it is only exposed."),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as the source describes it in a list.
+    """A container as the source describes it in a list."""
 
-    Attributes:
-        id: The full id.
-        name: The name, without the slash that Docker puts in front; in a pod, unique only there.
-        image: The image as it was named when the container was made.
-        state: One word of Docker's, such as ``running``, whatever the source.
-        status: A phrase for people, such as ``Up 3 minutes``.
-        created: When it was made, in UTC.
-        ports: Its ports, in ascending order.
-    """
-
-    id: str
-    name: str
-    image: str
-    state: str
-    status: str
-    created: datetime
-    ports: tuple[Port, ...]
+    id: Annotated[str, Field(description="The full id.")]
+    name: Annotated[str, Field(description="The name; in a pod, unique only there.")]
+    image: Annotated[str, Field(description="The image as it was named by whoever made it.")]
+    state: Annotated[
+        str, Field(description="One word of Docker's, such as `running`, whatever the source.")
+    ]
+    status: Annotated[str, Field(description="A phrase for people, such as `Up 3 minutes`.")]
+    health: Annotated[
+        Health | None, Field(description="What its health check says; null when there is none.")
+    ]
+    created: Annotated[datetime, Field(description="When it was made, in UTC (RFC 3339).")]
+    ports: Annotated[tuple[Port, ...], Field(description="Its ports, in ascending order.")]
+    labels: Annotated[
+        dict[str, str], Field(description="Those of its labels that the settings let through.")
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class PodContainer(Container):
-    """A container of a pod.
+    """A container of a pod."""
 
-    Attributes:
-        pod: The name of the pod.
-        node: The node that the pod is bound to; None as long as there is none.
-        restarts: How often the container was started again.
-        ready: Whether Kubernetes says so; for an init container, that it has done its work.
-    """
-
-    pod: str
-    node: str | None
-    restarts: int
-    ready: bool
+    pod: Annotated[str, Field(description="The name of its pod.")]
+    node: Annotated[
+        str | None, Field(description="The node of its pod; null as long as there is none.")
+    ]
+    restarts: Annotated[int, Field(description="How often it was started again.")]
+    ready: Annotated[
+        bool,
+        Field(description="As Kubernetes says; an init container is when it has done its work."),
+    ]
 
 
 class SourceError(Exception):
     """The source gave no list; the message is fit for a client to read and names no address."""
+
+
+class SourceTimeout(SourceError):
+    """The source gave no list in time."""
 
 
 class Source(Protocol):
@@ -78,16 +89,20 @@ class Source(Protocol):
     def name(self) -> str:
         """The word for it in an answer, such as ``docker``."""
 
-    @property
-    def keep(self) -> float:
-        """Seconds for which a list serves further requests, counted from when it was asked for."""
-
     def containers(self) -> tuple[Container, ...]:
         """List all containers, in whatever state; blocks, and may block for longer than is wanted.
 
         Raises:
             SourceError: The list cannot be had.
         """
+
+
+def shown(labels: Mapping[str, str] | None, prefixes: tuple[str, ...]) -> dict[str, str]:
+    """Return the labels that a list may show, in order: those that begin with one of the prefixes.
+
+    Labels are where people put passwords and addresses, so a source drops all others at once.
+    """
+    return {key: value for key, value in sorted((labels or {}).items()) if key.startswith(prefixes)}
 
 
 def in_order(ports: Iterable[Port]) -> tuple[Port, ...]:

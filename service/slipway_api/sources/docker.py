@@ -10,10 +10,12 @@ import requests
 from docker.api import APIClient
 from docker.errors import DockerException
 
-from slipway_api.sources import Container, Port, SourceError, in_order
+from slipway_api.sources import Container, Port, SourceError, SourceTimeout, in_order, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from slipway_api.sources import Health
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +36,13 @@ class DockerSource:
         host: As in ``DOCKER_HOST``.
         timeout: Seconds to connect and seconds between two pieces of the answer. A name that does
             not resolve can take longer; see ``Shared``.
+        prefixes: What the labels begin with that are shown.
     """
 
     name = "docker"
-    keep = 0.0  # one engine, asked over a local socket, can bear a call for each request
 
-    def __init__(self, host: str, timeout: float) -> None:
+    def __init__(self, host: str, timeout: float, prefixes: tuple[str, ...]) -> None:
+        self._prefixes = prefixes
         self._host = host
         self._timeout = timeout
         self._client: APIClient | None = None
@@ -51,9 +54,9 @@ class DockerSource:
             SourceError: Docker is gone, refuses, or answers what is not a list of containers.
         """
         try:
-            return tuple(container(item) for item in self._list())
+            return tuple(container(item, self._prefixes) for item in self._list())
         except requests.Timeout as error:
-            raise SourceError(f"Docker did not answer within {self._timeout:g} s") from error
+            raise SourceTimeout(f"Docker did not answer within {self._timeout:g} s") from error
         except requests.ConnectionError as error:
             raise SourceError("Docker cannot be reached") from error
         except (
@@ -66,7 +69,8 @@ class DockerSource:
             AttributeError,
             OverflowError,
         ) as error:
-            raise SourceError(_sentence(_status(error))) from error
+            refusal = _refusal(error)
+            raise SourceError(_sentence(refusal)) from refusal or error
 
     def _list(self) -> list[dict[str, Any]]:
         client = self._client
@@ -106,8 +110,8 @@ class DockerSource:
         return client
 
 
-def container(item: Mapping[str, Any]) -> Container:
-    """Turn one element of Docker's list into a value.
+def container(item: Mapping[str, Any], prefixes: tuple[str, ...]) -> Container:
+    """Turn one element of Docker's list into a value, with the labels that begin with a prefix.
 
     Raises:
         LookupError, TypeError, ValueError, AttributeError, OverflowError: It is not one.
@@ -119,24 +123,40 @@ def container(item: Mapping[str, Any]) -> Container:
         image=str(item["Image"]),
         state=str(item["State"]),
         status=str(item["Status"]),
+        health=_health(item),
         created=datetime.fromtimestamp(item["Created"], tz=UTC),
         ports=in_order(_port(port) for port in item.get("Ports") or ()),
+        labels=shown(item.get("Labels"), prefixes),
     )
 
 
-def _status(error: BaseException | None) -> int | None:
+# How Docker ends the status of a container that has a health check.
+_HEALTH: Mapping[str, Health] = {
+    "(healthy)": "healthy",
+    "(unhealthy)": "unhealthy",
+    "(health: starting)": "starting",
+}
+
+
+def _health(item: Mapping[str, Any]) -> Health | None:
+    status = str(item["Status"])
+    return next((word for end, word in _HEALTH.items() if status.endswith(end)), None)
+
+
+def _refusal(error: BaseException | None) -> requests.HTTPError | None:
     # docker-py stumbles over an error whose body is JSON without a `message`, such as a problem of
     # a proxy's; the error with the status is then the one during whose handling it did.
     while error is not None:
         if isinstance(error, requests.HTTPError) and error.response is not None:
-            return error.response.status_code
+            return error
         error = error.__context__
     return None
 
 
-def _sentence(status: int | None) -> str:
-    if status is None:
+def _sentence(refusal: requests.HTTPError | None) -> str:
+    if refusal is None:
         return "Docker's answer is not a list of containers"
+    status = refusal.response.status_code
     if status in _GATEWAY_ERRORS:
         return "Docker cannot be reached"
     return f"Docker refused to list containers ({status})"

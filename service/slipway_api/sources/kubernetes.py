@@ -26,6 +26,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpcore2  # noqa: F401 - httpx2 does it with the first request, whose time is limited
 import httpx2
 import msgspec
 from lightkube import Client, KubeConfig
@@ -34,13 +35,16 @@ from lightkube.models.core_v1 import ContainerState, PodSpec, PodStatus
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Pod
 
-from slipway_api.sources import PodContainer, Port, SourceError, in_order
+from slipway_api.sources import PodContainer, Port, SourceError, SourceTimeout, in_order, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-    from lightkube.models.core_v1 import ContainerPort, ContainerStatus
+    from lightkube.models.core_v1 import Container as ContainerSpec
+    from lightkube.models.core_v1 import ContainerPort, ContainerStatus, EphemeralContainer
+
+    from slipway_api.sources import Health
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +72,13 @@ class KubernetesSource:
     Args:
         service_account: The folder of ``token``, ``ca.crt`` and ``namespace``.
         timeout: Seconds to connect and seconds between two pieces of an answer.
+        prefixes: What the labels begin with that are shown; a container has those of its pod.
     """
 
     name = "kubernetes"
-    # A list is a read from the database of the whole cluster; nobody is to cause more of them by
-    # asking this API more often.
-    keep = 1.0
 
-    def __init__(self, service_account: str, timeout: float) -> None:
+    def __init__(self, service_account: str, timeout: float, prefixes: tuple[str, ...]) -> None:
+        self._prefixes = prefixes
         self._folder = Path(service_account)
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -89,9 +92,9 @@ class KubernetesSource:
                 more than ``MOST_PODS``.
         """
         try:
-            return tuple(found for pod in self._list() for found in containers(pod))
+            return tuple(found for pod in self._list() for found in containers(pod, self._prefixes))
         except httpx2.TimeoutException as error:
-            raise SourceError(f"Kubernetes did not answer within {self._timeout:g} s") from error
+            raise SourceTimeout(f"Kubernetes did not answer within {self._timeout:g} s") from error
         except httpx2.TransportError as error:
             raise SourceError("Kubernetes cannot be reached") from error
         except (ConfigError, OSError) as error:
@@ -176,7 +179,7 @@ class _Connection:
     stamp: tuple[tuple[int, int], ...]
 
 
-def containers(pod: Pod) -> Iterator[PodContainer]:
+def containers(pod: Pod, prefixes: tuple[str, ...]) -> Iterator[PodContainer]:
     """Turn a pod into its containers: init containers, then its own, then ephemeral ones.
 
     Raises:
@@ -187,6 +190,7 @@ def containers(pod: Pod) -> Iterator[PodContainer]:
     status = pod.status or PodStatus()
     if not (metadata.name and metadata.uid and metadata.creationTimestamp):
         raise ValueError("a pod without a name, a UID or a time of creation")
+    labels = shown(metadata.labels, prefixes)
     said = {
         item.name: item
         for item in (
@@ -204,8 +208,10 @@ def containers(pod: Pod) -> Iterator[PodContainer]:
             image=item.image or "",
             state=state,
             status=reason,
+            health=_health(item, state, found),
             created=(since or metadata.creationTimestamp).astimezone(UTC),
             ports=in_order(_ports(item.ports or ())),
+            labels=labels,
             pod=metadata.name,
             node=spec.nodeName,
             restarts=found.restartCount if found else 0,
@@ -235,6 +241,18 @@ def _state(
     reason = (state.waiting.reason if state.waiting else None) or _hold_up(status)
     ran = found and (found.restartCount or (found.lastState and found.lastState.terminated))
     return "restarting" if ran else "created", reason, None
+
+
+def _health(
+    item: ContainerSpec | EphemeralContainer, state: str, found: ContainerStatus | None
+) -> Health | None:
+    # Kubernetes calls a container without a probe ready as soon as it runs, which is no check.
+    probed = item.startupProbe or item.readinessProbe or item.livenessProbe
+    if not probed or state != "running" or found is None:
+        return None
+    if found.ready:
+        return "healthy"
+    return "unhealthy" if found.started else "starting"
 
 
 def _hold_up(status: PodStatus) -> str:

@@ -2,12 +2,14 @@
 
 Rules:
 
-- At most one call is waited for at a time; who asks meanwhile gets its answer.
+- At most one call is waited for at a time; who asks meanwhile gets its answer. Its list serves
+  further requests until ``INTERVAL`` after the call was made. So there is at most one call a
+  second, however many requests come: a list costs Docker, or the database of a cluster, more than
+  it costs whoever asks for it.
 - Nobody waits longer than the limit, whatever the call hangs in: a name look-up, for one, takes no
   timeout. The call is left to its thread, which ends when the system lets it.
 - A failure is repeated for ``HOLD`` seconds without asking again, so that a queue of requests is
   answered at once when Docker hangs, instead of one limit after the other.
-- A list serves further requests for as long as its source says, which may be not at all.
 """
 
 from __future__ import annotations
@@ -20,12 +22,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from slipway_api.sources import SourceError
+from slipway_api.sources import SourceError, SourceTimeout
 
 if TYPE_CHECKING:
+    from slipway_api.metrics import Metrics
     from slipway_api.sources import Container, Source
 
 log = logging.getLogger(__name__)
+
+INTERVAL = 1.0
+"""Seconds for which a list serves, counted from when the source was asked for it."""
 
 HOLD = 1.0
 """Seconds for which a failure is repeated."""
@@ -34,9 +40,9 @@ MOST_CALLS = 16
 """How many calls may hang; glibc gives up a name after 10 s for each search domain."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Listing:
-    """A list of containers, and when the source was asked for it (UTC)."""
+    """A list of containers, and when the source was asked for it (UTC); equal to itself alone."""
 
     containers: tuple[Container, ...]
     as_of: datetime
@@ -50,11 +56,13 @@ class _Call:
         started: When it was made, on the monotonic clock.
         deadline: When it counts as failed, on the same clock.
         joined_until: Until when a request takes this call's outcome instead of asking anew.
+        given_up: Whether somebody has waited for it in vain.
     """
 
     started: float
     deadline: float
     joined_until: float
+    given_up: bool = False
     future: Future[Listing] = field(default_factory=Future)
 
 
@@ -64,10 +72,12 @@ class Shared:
     Args:
         source: Whom to ask.
         limit: Seconds that a call may take.
+        metrics: Told of each call, and of each list.
     """
 
-    def __init__(self, source: Source, limit: float) -> None:
+    def __init__(self, source: Source, limit: float, metrics: Metrics) -> None:
         self._source = source
+        self._metrics = metrics
         self._title = source.name.capitalize()  # it begins a sentence
         self._limit = limit
         self._lock = threading.Lock()
@@ -87,9 +97,18 @@ class Shared:
         """
         call = self._join()
         try:
-            return call.future.result(max(0.0, call.deadline - time.monotonic()))
-        except TimeoutError as error:
-            raise SourceError(f"{self._title} did not answer within {self._limit:g} s") from error
+            error = call.future.exception(max(0.0, call.deadline - time.monotonic()))
+        except TimeoutError as late:
+            with self._lock:
+                first, call.given_up = not call.given_up, True
+            if first:
+                self._metrics.called(self.name, "timeout", self._limit)
+            raise SourceTimeout(f"{self._title} did not answer within {self._limit:g} s") from late
+        if isinstance(error, SourceError):
+            # A new one for each request: one that all of them raise would keep, in its traceback,
+            # the frames of each, with all that they hold.
+            raise type(error)(*error.args) from error
+        return call.future.result()
 
     def _join(self) -> _Call:
         with self._lock:
@@ -120,13 +139,18 @@ class Shared:
         except BaseException as error:  # noqa: BLE001 - goes to whoever waits for the future
             if isinstance(error, SourceError):
                 log.warning("%s: %s", error, error.__cause__)
-            self._finish(call, joined_until=time.monotonic() + HOLD)
+            outcome = "timeout" if isinstance(error, SourceTimeout) else "error"
+            self._finish(call, outcome, joined_until=time.monotonic() + HOLD)
             call.future.set_exception(error)
         else:
-            self._finish(call, joined_until=call.started + self._source.keep)
+            self._finish(call, "ok", joined_until=call.started + INTERVAL)
+            self._metrics.listed(item.state for item in listing.containers)
             call.future.set_result(listing)
 
-    def _finish(self, call: _Call, *, joined_until: float) -> None:
+    def _finish(self, call: _Call, outcome: str, *, joined_until: float) -> None:
         with self._lock:
             self._running -= 1
             call.joined_until = joined_until
+            counted = call.given_up
+        if not counted:
+            self._metrics.called(self.name, outcome, time.monotonic() - call.started)
