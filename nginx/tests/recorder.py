@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import socketserver
 import threading
 import time
@@ -42,7 +41,10 @@ class Recorder:
         body: Its body.
         headers: More header fields.
         delay: Seconds before an answer.
+        held: Where there is one, no answer goes out before it is set.
         dropped: How many of the next requests get no answer, their connection closed.
+        kept: Whether a connection is kept for further requests.
+        connections: How many connections there were.
     """
 
     arrivals: list[Arrival] = field(default_factory=list)
@@ -51,7 +53,10 @@ class Recorder:
     body: bytes = b"[]\n"
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    held: threading.Event | None = None
     dropped: int = 0
+    kept: bool = False
+    connections: int = 0
 
     def reset(self) -> None:
         """Forget what arrived, and answer as at first."""
@@ -85,10 +90,15 @@ class _Handler(socketserver.StreamRequestHandler):
     timeout = 10
 
     def handle(self) -> None:
-        recorder = self.server.recorder  # type: ignore[attr-defined] # both servers below have it
+        recorder: Recorder = self.server.recorder  # type: ignore[attr-defined] # both servers have it
+        recorder.connections += 1
+        while self._answered(recorder) and recorder.kept:
+            pass
+
+    def _answered(self, recorder: Recorder) -> bool:
         line = self.rfile.readline().decode("latin-1").rstrip("\r\n")
         if not line:
-            return
+            return False
         headers = {}
         while text := self.rfile.readline().decode("latin-1").rstrip("\r\n"):
             name, _, value = text.partition(":")
@@ -97,13 +107,15 @@ class _Handler(socketserver.StreamRequestHandler):
         recorder.arrivals.append(Arrival(line, headers, body))
         if recorder.dropped:
             recorder.dropped -= 1
-            return
+            return False
         time.sleep(recorder.delay)
+        if recorder.held is not None:
+            recorder.held.wait(self.timeout)
         lines = [
             f"HTTP/1.1 {recorder.status} Whatever",
             f"Content-Type: {recorder.content_type}",
             f"Content-Length: {len(recorder.body)}",
-            "Connection: close",
+            *([] if recorder.kept else ["Connection: close"]),
             *(f"{name}: {value}" for name, value in recorder.headers.items()),
         ]
         answer = ("\r\n".join(lines) + "\r\n\r\n").encode()
@@ -111,6 +123,7 @@ class _Handler(socketserver.StreamRequestHandler):
             answer += recorder.body
         with contextlib.suppress(ConnectionError):  # nginx may have given up; the tests see that
             self.wfile.write(answer)
+        return True
 
 
 class _TCPServer(socketserver.ThreadingTCPServer):
@@ -132,11 +145,3 @@ class _UnixServer(socketserver.ThreadingUnixStreamServer):
     def __init__(self, recorder: Recorder, path: Path) -> None:
         self.recorder = recorder
         super().__init__(str(path), _Handler)
-
-
-def free_port() -> int:
-    """A port that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -13,12 +14,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .ports import new_port
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-PORTS = {"proxy": 8080, "socket-proxy": 2375}
-"""Where each role listens."""
+    from .recorder import Recorder
+
+UNLIMITED = {"RATE_LIMIT": "999999", "RATE_BURST": "999999"}
+"""Settings with which no test meets the rate limit, unless it is about that."""
 
 LIMIT = 10.0
 """Seconds that anything here may take."""
@@ -33,12 +38,18 @@ class Answer:
     body: bytes
     seconds: float
 
+    def plain(self) -> bytes:
+        """The body, unpacked if need be."""
+        packed = self.headers["Content-Encoding"] == "gzip"
+        return gzip.decompress(self.body) if packed else self.body
+
     def problem(self) -> dict[str, Any]:
         """The problem details in it; fails when the answer is something else."""
         assert self.headers.get_content_type() == "application/problem+json", self
-        details = json.loads(self.body)
+        details = json.loads(self.plain())
         assert isinstance(details, dict)
         assert details["status"] == self.status
+        assert details["request_id"] == self.headers["X-Request-ID"]
         return details
 
 
@@ -59,6 +70,11 @@ class Role:
     output: Path
     errors: Path
     temporary: Path
+
+    @property
+    def prefix(self) -> Path:
+        """Where nginx keeps its own files."""
+        return self.temporary / "slipway-nginx"
 
     def send(self, request: bytes) -> Answer:
         """Send bytes as they are and read one answer."""
@@ -91,38 +107,67 @@ class Role:
 
 
 @contextlib.contextmanager
-def running(role: str, temporary: Path, settings: Mapping[str, str]) -> Iterator[Role]:
+def running(
+    role: str, temporary: Path, settings: Mapping[str, str], default_port: int | None = None
+) -> Iterator[Role]:
     """Run a role until the block ends; it is told to stop as a container is.
 
     Args:
-        role: One of ``PORTS``.
+        role: The command, `proxy` or `socket-proxy`.
         temporary: An empty folder for it alone.
         settings: Its environment variables.
+        default_port: Where it listens by itself; without, it is told a port of its own.
     """
-    deadline = time.monotonic() + LIMIT
-    while is_listening(PORTS[role]):
-        # The workers of one that was killed listen for a moment longer than it lives.
-        assert time.monotonic() < deadline, f"{PORTS[role]} is taken; is the role running already?"
-        time.sleep(0.02)
+    port = default_port or new_port()
+    told = {} if default_port else {"PORT": str(port)}
+    assert not is_listening(port), f"{port} is taken; is the role running already?"
     output = temporary / "stdout"
     errors = temporary / "stderr"
     with output.open("wb") as stdout, errors.open("wb") as stderr:
         process = subprocess.Popen(
             ["slipway-nginx", role],
-            env={"PATH": os.environ["PATH"], "TMPDIR": str(temporary), **settings},
+            env={"PATH": os.environ["PATH"], "TMPDIR": str(temporary), **told, **settings},
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
         )
     try:
-        await_port(PORTS[role], process, errors)
-        yield Role(PORTS[role], process, output, errors, temporary)
+        await_port(port, process, errors)
+        yield Role(port, process, output, errors, temporary)
     finally:
         process.send_signal(signal.SIGQUIT)
         try:
             process.wait(LIMIT)
         finally:
             kill(process)
+
+
+@contextlib.contextmanager
+def before(api: Recorder, temporary: Path, **settings: str) -> Iterator[Role]:
+    """A proxy with settings of its own, before an API."""
+    port = new_port()
+    upstream = {"API_UPSTREAM": f"127.0.0.1:{port}"}
+    with (
+        api.listening(("127.0.0.1", port)),
+        running("proxy", temporary, upstream | settings) as role,
+    ):
+        yield role
+
+
+def until(check: Callable[[], bool], limit: float = 2 * LIMIT) -> float:
+    """Wait until something holds; return the seconds after which it did not hold yet.
+
+    Those up to the beginning of the last look that failed: never more than what was waited for
+    takes, however busy the machine is, so that a bound on them holds there too.
+    """
+    started = failed = time.monotonic()
+    while True:
+        looked = time.monotonic()
+        if check():
+            return failed - started
+        failed = looked
+        assert failed - started < limit
+        time.sleep(0.02)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.cluster import minikube
 
 from . import tools
-from .objects import BASE, OVERLAYS, ROOT, Object, load, name_of, one, pod_of
+from .objects import BASE, OVERLAYS, ROOT, Object, load, name_of, one, parse, pod_of
 
 SERVICE = ROOT / "service/slipway_api"
 CONFIGURATION = (ROOT / "nginx/conf/http.conf").read_text()
@@ -41,7 +41,7 @@ def test_api_is_asked_what_it_answers() -> None:
     source = (SERVICE / "health.py").read_text()
     assert asked("slipway-api") == dict(zip(PROBES, ("/livez", "/livez", "/readyz"), strict=True))
     for path in set(asked("slipway-api").values()):
-        assert f'@routes.get("{path}")' in source
+        assert re.search(rf'@routes.get\(\s*"{path}"', source)
 
 
 def test_nginx_is_asked_what_it_answers() -> None:
@@ -54,7 +54,33 @@ def test_ports_are_those_that_are_listened_on() -> None:
     """The port of a container is the one that its program takes by itself."""
     (api,), (nginx,) = container("slipway-api")["ports"], container("slipway-nginx")["ports"]
     assert f'bind: str = "0.0.0.0:{api["containerPort"]}"' in (SERVICE / "config.py").read_text()
-    assert f"listen {nginx['containerPort']} default_server;" in TEMPLATE
+    assert f'proxy) echo "${{PORT:-{nginx["containerPort"]}}}" ;;' in ENTRYPOINT
+    assert "listen ${LISTEN} default_server;" in TEMPLATE
+    assert 'render "$1" "$run" "$(port "$1")"' in ENTRYPOINT
+    assert "PORT" not in environment("slipway-nginx")
+    assert f"\nEXPOSE {nginx['containerPort']}\n" in (ROOT / "nginx/Dockerfile").read_text()
+
+
+def test_scraper_is_sent_to_the_metrics() -> None:
+    """The annotations of the API's pods name the port and the path that it has them on."""
+    (patch,) = parse((ROOT / "k8s/components/monitoring/deployment-api.yaml").read_text())
+    (port,) = container("slipway-api")["ports"]
+    assert patch["metadata"]["name"] == "slipway-api"
+    assert patch["spec"]["template"]["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(port["containerPort"]),
+        "prometheus.io/path": "/metrics",
+    }
+    assert 'PATH = "/metrics"' in (SERVICE / "metrics.py").read_text()
+
+
+def test_document_says_which_pods_may_scrape() -> None:
+    """The ones that the API's policy lets in."""
+    (_, scraper) = one(load(BASE), "NetworkPolicy", "slipway-api")["spec"]["ingress"][0]["from"]
+    ((key, value),) = scraper["podSelector"]["matchLabels"].items()
+    (namespace,) = scraper["namespaceSelector"]["matchLabels"].values()
+    text = " ".join((ROOT / "docs/monitoring.md").read_text().split())
+    assert f"pods labelled `{key}: {value}` in the namespace `{namespace}`" in text
 
 
 def test_settings_are_read() -> None:
@@ -64,8 +90,13 @@ def test_settings_are_read() -> None:
     own = {"CLUSTER_DOMAIN"}
     upstream = environment("slipway-nginx")["API_UPSTREAM"]
     assert all(f"$({each})" in upstream for each in own)
+    read = set(re.findall(r'"\$\{([A-Z_]+):=', ENTRYPOINT))
     assert environment("slipway-nginx").keys() - own == {"API_UPSTREAM"}
-    assert "${API_UPSTREAM}" in TEMPLATE
+    for folder in (ROOT / "k8s/components/ingress", ROOT / "tests/cluster/overlay"):
+        (patch,) = parse((folder / "deployment-nginx.yaml").read_text())
+        (nginx,) = pod_of(patch)["containers"]
+        assert {each["name"] for each in nginx["env"]} <= read - {"API_UPSTREAM"}
+    assert "API_UPSTREAM" in read
 
 
 def test_upstream_is_the_service_of_the_api() -> None:
@@ -95,6 +126,10 @@ def test_connections_end_before_their_pod_does() -> None:
 def test_what_is_in_flight_has_the_time_that_the_grace_period_leaves() -> None:
     """Both programs give up before they are killed: preStop, then 8 s, then some to spare."""
     assert environment("slipway-api")["SLIPWAY_GRACEFUL_TIMEOUT"] == "8"
+    assert "drain_delay: float = 1.0" in (SERVICE / "config.py").read_text()
+    pod = pod_of(one(load(BASE), "Deployment", "slipway-api"))
+    sleep = container("slipway-api")["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert sleep + 1 + 8 < pod["terminationGracePeriodSeconds"]
     assert "worker_shutdown_timeout 8s;" in TEMPLATE
 
 

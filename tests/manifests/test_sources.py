@@ -50,7 +50,8 @@ def test_each_file_is_named_in_its_kustomization(folder: Path) -> None:
     (found,) = parse((folder / "kustomization.yaml").read_text())
     named = {each for each in found.get("resources", ()) if each.endswith(".yaml")}
     named |= {each["path"] for each in found.get("patches", ()) if "path" in each}
-    there = {str(path.relative_to(folder)) for path in folder.rglob("*.yaml")}
+    named |= {name for each in found.get("configMapGenerator", ()) for name in each["files"]}
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert named == there - {"kustomization.yaml"}
 
 

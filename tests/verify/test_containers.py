@@ -99,6 +99,42 @@ def test_unknown_state_is_refused(nginx: Endpoint) -> None:
     assert "sleeping" in details["detail"]
 
 
+@pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=x", "name=", "label="])
+def test_wrong_parameter_is_refused(query: str, nginx: Endpoint) -> None:
+    """A parameter that cannot be is the client's mistake, and is named."""
+    details = nginx.ask(f"{PATH}?{query}").problem(400)
+    assert query.partition("=")[0] in details["detail"]
+
+
+def test_limit_leaves_the_first(nginx: Endpoint) -> None:
+    """No more than were asked for are listed, and how many there are is said all the same."""
+
+    def two() -> None:
+        everything = nginx.ask(f"{PATH}?state=all").json()
+        limited = nginx.ask(f"{PATH}?state=all&limit=1").json()
+        assert limited["total"] == everything["total"] == len(everything["containers"])
+        assert limited["containers"] == everything["containers"][:1]
+
+    within(3, two)
+
+
+def test_container_is_found_by_what_names_it(nginx: Endpoint) -> None:
+    """Each of the list is there by its full id and by its name, and is in the list of its name."""
+
+    def each() -> None:
+        for identity, item in listed(nginx).items():
+            for word in (identity, item["name"]):
+                assert nginx.ask(f"{PATH}/{word}").json()["id"] == identity
+            assert identity in listed(nginx, f"?name={item['name']}")
+
+    within(3, each)
+
+
+def test_unknown_container_is_404(nginx: Endpoint) -> None:
+    """No container has an id that begins with what is no digit."""
+    nginx.ask(f"{PATH}/no-such-container").problem(404)
+
+
 def test_fields_have_their_types(nginx: Endpoint) -> None:
     """Every container has every field, of its type."""
     for item in listed(nginx, "?state=all").values():
@@ -107,12 +143,33 @@ def test_fields_have_their_types(nginx: Endpoint) -> None:
         assert item["image"]
         assert {type(item[field]) for field in ("name", "image", "status")} == {str}
         assert item["state"] in STATES
+        assert item["health"] in {"healthy", "unhealthy", "starting", None}
+        assert {type(text) for text in item["labels"].values()} <= {str}
         assert moment(item["created"]) < datetime.now(UTC) + timedelta(seconds=1)
         assert isinstance(item["ports"], list)
         for port in item["ports"]:
             assert port["protocol"] in {"tcp", "udp", "sctp"}
             assert 0 < port["private_port"] < 65536
             assert port["public_port"] is None or 0 < port["public_port"] < 65536
+
+
+def test_labels_are_shown_by_prefix_alone(nginx: Endpoint, socket_proxy: Endpoint) -> None:
+    """What people write into labels stays inside, but for what begins as the settings say."""
+    prefixes = ("org.opencontainers.image.", "com.docker.compose.service", "app.kubernetes.io/")
+
+    def same() -> None:
+        theirs = {
+            item["Id"]: {
+                key: value
+                for key, value in (item["Labels"] or {}).items()
+                if key.startswith(prefixes)
+            }
+            for item in socket_proxy.ask("/containers/json").json()
+        }
+        ours = {identity: item["labels"] for identity, item in listed(nginx).items()}
+        assert ours == theirs
+
+    within(3, same)
 
 
 def test_list_says_where_and_when_it_is_from(nginx: Endpoint) -> None:

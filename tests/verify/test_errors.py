@@ -13,7 +13,7 @@ pytestmark = pytest.mark.serving
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/no/such/page", "/api/v1", "/api/v1/containers/", "/api/v2/containers"]
+    "path", ["/no/such/page", "/docs/", "/api/v1", "/api/v1/containers/", "/api/v2/containers"]
 )
 def test_unknown_page_is_404(path: str, nginx: Endpoint) -> None:
     """What does not exist is 404, by the API, and names what was asked for."""

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.serving
 
 
 @pytest.mark.parametrize(
-    "path", ["/nginx-health", "/livez", pytest.param("/readyz", marks=pytest.mark.source)]
+    "path",
+    ["/nginx-health", "/livez", "/healthz", pytest.param("/readyz", marks=pytest.mark.source)],
 )
 def test_health_is_good(path: str, nginx: Endpoint) -> None:
     """Nginx, the API's process and the API's source are each well, and say so within 2 s."""

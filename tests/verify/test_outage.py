@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .endpoint import within
+
 if TYPE_CHECKING:
     from .endpoint import Endpoint
 
@@ -22,12 +24,20 @@ def test_processes_are_well(path: str, nginx: Endpoint) -> None:
 
 @pytest.mark.parametrize("path", ["/readyz", "/api/v1/containers", "/api/v1/containers?state=all"])
 def test_source_is_missed_within_2_s(path: str, nginx: Endpoint) -> None:
-    """Readiness and the list answer 503 within 2 s, each time that they are asked."""
-    for _ in range(3):
+    """Readiness and the list answer 503 within 2 s, each time that they are asked.
+
+    A copy of the list is good for a second or two when Docker goes away, and no longer.
+    """
+
+    def missed() -> None:
         answer = nginx.ask(path)
+        assert answer.seconds < 2
         details = answer.problem(503)
         assert details["instance"] == path.partition("?")[0]
-        assert answer.seconds < 2
+
+    within(3, missed)
+    for _ in range(3):
+        missed()
 
 
 @pytest.mark.parametrize("path", ["/_ping", "/version", "/containers/json"])
