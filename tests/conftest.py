@@ -1,11 +1,13 @@
 """What every test may rely on: a test is skipped where what its marker names is not there.
 
-With CI=true a skipped docker, groovy or cluster test fails: a machine of the continuous integration
-has what these need, and a suite that quietly left out half of itself must not pass.
+With CI=true a skipped docker, groovy, cluster, browser or prometheus test fails: a machine of the
+continuous integration has what these need, and a suite that quietly left out half of itself must
+not pass.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from functools import cache
@@ -13,13 +15,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.errors import PrerequisiteError
 from pipeline.setup.docker import DEFAULT_HOST, Docker, DockerUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
+
+    from docker import DockerClient
 
 REGISTRIES = ("pypi.org", 443)
-REQUIRED = ("docker", "groovy", "cluster")
+REQUIRED = ("docker", "groovy", "cluster", "browser", "prometheus")
 """The markers whose tests may not be skipped where CI is true."""
 REFUSAL = "CI=true, and a {} test may not be skipped there: "
 
@@ -74,3 +79,33 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[DockerClient]:
+    """Return a client of this machine's Docker Engine."""
+    from docker import DockerClient
+
+    host = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+    with contextlib.closing(DockerClient(base_url=host, timeout=120)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def images(
+    docker: DockerClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """Build the images of this checkout; return them by digest, by name."""
+    from docker.errors import ImageNotFound
+
+    from tests import stack
+
+    try:
+        built = stack.build(tmp_path_factory.mktemp("build"))
+    except PrerequisiteError as error:
+        pytest.skip(str(error))
+    yield built
+    for reference in built.values():
+        # One that no test has run was not pulled.
+        with contextlib.suppress(ImageNotFound):
+            docker.images.remove(reference)

@@ -171,7 +171,7 @@ class Apt:
             PrerequisiteError: One is nowhere to be had, or the installation failed.
         """
         self.say(f"Installing {' '.join(names)} (apt-get)")
-        await self._update()
+        await self.update()
         candidates = {name: await self.candidate(name) for name in names}
         suite = ""
         missing = [name for name in names if not _serves(name, candidates[name])]
@@ -183,7 +183,7 @@ class Apt:
                     remedy=_elsewhere(missing),
                 )
             await to_thread.run_sync(self._add_suite)
-            await self._update()
+            await self.update()
             candidates = {name: await self.candidate(name) for name in names}
         if await anyio.Path(self._suite_file).is_file():
             # The engine and its parts come from the same suite; the rest is this machine's own.
@@ -217,8 +217,14 @@ class Apt:
     def _suite_file(self) -> Path:
         return self.folder / "sources.list.d" / "slipway-trixie.sources"
 
-    async def _update(self) -> None:
-        """Update the lists; apt itself waits for the lock of dpkg, but not for theirs."""
+    async def update(self) -> None:
+        """Update the lists of packages, and wait for whoever does so already.
+
+        apt itself waits for the lock of dpkg, but not for theirs.
+
+        Raises:
+            PrerequisiteError: They cannot be updated.
+        """
         command = ["apt-get", "-qq", "-o", _LOCK, "update"]
         deadline = anyio.current_time() + LOCK_LIMIT
         while anyio.current_time() < deadline:

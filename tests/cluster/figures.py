@@ -15,10 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.chaos import figures as chaos
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .load import Answers
+    from tests.load import Answers
+
     from .watch import Moment
 
     Row = tuple[str, ...]
@@ -100,8 +103,9 @@ for everything, the load included. The windows are short ones
 
 A load generator asks through the Service of Nginx, each request when it is due whatever became of
 those before it, and tries nothing again. A request has *failed* when it has no whole answer of 200
-within 10 s. Unless something else is said, each request has a connection of its own: nothing on
-the client's side can make up for a server that is gone.
+within 10 s. Unless something else is said, each request has a connection of its own and asks for a
+list of which Nginx has no copy: neither the client's side nor an old answer can make up for a
+server that is gone.
 """
 
 _CLOSING = """\
@@ -124,7 +128,8 @@ KEDA has of it.
 
 - A process of the API that is killed may still be asked until the node notices, which looks once a
   second. Nginx tries a read four times, and every second try meets another pod: at worst one in
-  sixteen requests of that second gets a 502.
+  sixteen requests of that second gets a 502. That is for what Nginx has no copy of; for a list that
+  was asked for in the last seconds its copy stands in, for up to 10 s and marked as such.
 - A process of Nginx that is killed has clients refused until the node notices, which looks once a
   second: nobody stands in front of Nginx in this test. With an ingress or a load balancer that
   tries another pod, nobody sees it.
@@ -273,6 +278,16 @@ def plot(result: Mapping[str, Any], to: Path) -> None:
     chart.render_to_file(str(to))
 
 
+def document(documents: Path) -> str:
+    """Return the document that a folder's figures make, those of the chaos tests included."""
+    text = (documents / f"{NAME}.json").read_text(encoding="utf-8")
+    parts = [table(json.loads(text))]
+    more = documents / chaos.NAME
+    if more.exists():
+        parts.append(chaos.section(json.loads(more.read_text(encoding="utf-8"))))
+    return "\n".join(parts)
+
+
 def main() -> None:
     """Write the documents from what was measured; other places may be named as arguments."""
     places = [Path(word) for word in sys.argv[1:3]]
@@ -280,7 +295,7 @@ def main() -> None:
     text = measured.read_text(encoding="utf-8")
     result = json.loads(text)
     (documents / f"{NAME}.json").write_text(text, encoding="utf-8")
-    (documents / f"{NAME}.md").write_text(table(result), encoding="utf-8")
+    (documents / f"{NAME}.md").write_text(document(documents), encoding="utf-8")
     if "scaling" in result["figures"]:
         plot(result, documents / f"{NAME}.svg")
     sys.stdout.write(table(result))

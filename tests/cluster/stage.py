@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
 import signal
 import socket
 import subprocess
@@ -26,9 +25,9 @@ import yaml
 from pipeline.cluster import kubectl
 from pipeline.setup import registry, state
 from pipeline.setup.docker import Docker
+from tests import load as loads
 
 from . import images
-from .load import Answers
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -52,8 +51,6 @@ TIMEOUT = 90
 LENT = "CLUSTER_TESTS_STATE"
 """Names the XDG_STATE_HOME of a local cluster that runs, with KUBECONFIG, the namespace
 `cluster-tests`, and the registry of PIPELINE_REGISTRY, which its nodes reach."""
-
-_START_LIMIT = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +100,6 @@ class Running:
         done = Done(self.line, self.process.returncode, out, seconds, self.began)
         sys.stdout.write(f"{done}\n")
         return done
-
-
-@dataclass(slots=True)
-class Load:
-    """A load that runs; its answers are there when it was ended."""
-
-    answers: Answers | None = None
-
-    @property
-    def all(self) -> Answers:
-        """The answers of the whole load."""
-        assert self.answers is not None, "the load still runs"
-        return self.answers
 
 
 @dataclass(slots=True)
@@ -363,34 +347,23 @@ class Stage:
     @contextlib.contextmanager
     def load(
         self, rate: float = RATE, *, keep_alive: bool = False, seconds: float = 600.0
-    ) -> Iterator[Load]:
-        """Ask the system at a constant rate as long as this is entered."""
-        url = f"http://{self.address_of()}{PATH}"
+    ) -> Iterator[loads.Load]:
+        """Ask the system at a constant rate as long as this is entered.
+
+        Each request is one that Nginx has no copy of an answer to: so the API is under the load as
+        well, and no copy stands in for an API that fails.
+        """
         handle, name = tempfile.mkstemp(dir=self.folder, prefix="load-", suffix=".json")
         os.close(handle)
-        argv = [sys.executable, "-m", "tests.cluster.load", f"--rate={rate:g}"]
-        argv += [f"--seconds={seconds:g}", f"--out={name}", url]
-        load = Load()
-        with subprocess.Popen(
-            self.within(*argv, *(["--keep-alive"] if keep_alive else [])),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                _first_line(process)
-                # A second of it before anything happens: one that fails from the start is seen so.
-                time.sleep(1)
-                yield load
-                time.sleep(1)
-                process.terminate()
-                out, _ = process.communicate(timeout=30)
-                assert process.returncode == 0, out
-                load.answers = Answers.load(Path(name))
-                sys.stdout.write(f"load: {out}\n")
-            finally:
-                process.kill()
+        with loads.running(
+            f"http://{self.address_of()}{PATH}?load={Path(name).stem}-{{n}}",
+            Path(name),
+            rate=rate,
+            keep_alive=keep_alive,
+            seconds=seconds,
+            within=self.within(),
+        ) as load:
+            yield load
 
     # What is there
 
@@ -444,16 +417,6 @@ class Stage:
         return "\n".join(parts)
 
 
-def _first_line(process: subprocess.Popen[str]) -> None:
-    """Return when a load says that it has begun."""
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        assert selector.select(_START_LIMIT), "the load does not begin"
-    line = process.stdout.readline()
-    assert line, f"the load ended with {process.wait(10)}"
-
-
 # The registry
 
 
@@ -503,7 +466,7 @@ def is_up(home: Path) -> bool:
         return False
 
 
-def describe(answers: Answers, stage: Stage) -> str:
+def describe(answers: loads.Answers, stage: Stage) -> str:
     """Return what a test says when a load that must not fail did."""
     return f"{answers.told()}\n{stage.told()}"
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cluster.stage import API, NGINX, RATE, WORKLOADS, describe
+from tests.load import LIMIT
 
 if TYPE_CHECKING:
-    from tests.cluster.load import Answers
     from tests.cluster.stage import Stage
+    from tests.load import Answers
 
 pytestmark = pytest.mark.cluster
 
@@ -135,9 +136,16 @@ def test_killing_the_process_of_an_nginx_pod_is_over_in_seconds(deployed: Stage)
     )
 
 
-def effect(answers: Answers, since: float) -> float:
-    """Return the seconds from a moment until the last request that failed was due."""
-    return round(max((each.due - since for each in answers.failed), default=0.0), 2)
+def effect(answers: Answers, since: float, patience: float = LIMIT) -> float:
+    """Return the seconds from a moment until the last request that failed, or was late, was due.
+
+    Args:
+        answers: What was answered.
+        since: The moment.
+        patience: Seconds after which an answer is late.
+    """
+    bad = (each for each in answers.items if each.failed or each.done - each.due > patience)
+    return round(max((each.due - since for each in bad), default=0.0), 2)
 
 
 def test_all_pods_deleted_at_once_are_back_within_30_seconds(deployed: Stage) -> None:
@@ -151,12 +159,12 @@ def test_all_pods_deleted_at_once_are_back_within_30_seconds(deployed: Stage) ->
         )
         time.sleep(RECOVERY + CALM)
         last = time.monotonic()
-    back = effect(load.all, first)
+    # With nobody there a request is lost or, when its connection is tried again, late.
+    back = effect(load.all, first, patience=0.5)
     deployed.figures["all pods deleted at once"] = {
         "recovered_after_s": back,
         "load": load.all.figures(),
     }
     # A test that noticed nothing would say nothing.
-    assert load.all.failed
-    assert back <= RECOVERY, describe(load.all, deployed)
+    assert 0 < back <= RECOVERY, describe(load.all, deployed)
     assert not load.all.between(last - CALM, last).failed, describe(load.all, deployed)

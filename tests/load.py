@@ -1,11 +1,12 @@
 """A load generator at a constant rate, which counts every answer.
 
-    python -m tests.cluster.load --rate 40 --seconds 60 --out FILE http://10.96.0.20:8080/PATH
+    python -m tests.load --rate 40 --seconds 60 --out FILE http://10.96.0.20:8080/PATH
 
 Rules:
 
 - Open loop: when a request is sent depends on the clock alone. A server that gets slow gets no
   fewer requests, and the wait counts from when the request was due.
+- `{n}` in the path stands for the number of the request: so no cache has an answer yet.
 - Nothing is tried again. What a client sees is what is counted: an answer by its status, everything
   else by what went wrong (`Outcome`).
 - Bounded: in rate, time, requests in flight, and in whom it may be pointed at (loopback and private
@@ -19,11 +20,14 @@ SIGTERM ends the sending; what is in flight is waited for and counted, then the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import json
 import math
 import select
+import selectors
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import SocketStream
 
+ROOT = Path(__file__).resolve().parents[1]
 MOST_RATE = 500.0
 MOST_SECONDS = 900.0
 MOST_IN_FLIGHT = 512
@@ -48,6 +53,9 @@ MOST_IN_FLIGHT = 512
 LIMIT = 10.0
 """Seconds from when a request is due until its answer is there; Nginx gives up after 5 s."""
 BODY_LIMIT = 1 << 20
+PROBLEM = b"application/problem+json"
+_START_LIMIT = 15.0
+"""Seconds in which the process of a load must have begun, on a busy machine too."""
 
 OK = "200"
 REFUSED = "refused"
@@ -72,6 +80,7 @@ class Answer(NamedTuple):
         outcome: The status, or what came instead.
         reused: Whether it went over a connection that had served another one before.
         connected: When it had its connection; 0 when it never had one.
+        problem: Whether the answer says of itself that it is problem details (RFC 9457).
     """
 
     due: float
@@ -80,6 +89,7 @@ class Answer(NamedTuple):
     outcome: str
     reused: bool = False
     connected: float = 0.0
+    problem: bool = False
 
     @property
     def failed(self) -> bool:
@@ -206,7 +216,7 @@ class Target:
         url: ``http://ADDRESS:PORT/PATH``.
         address: An IP address, loopback or private.
         port: The port.
-        path: What is asked for.
+        path: What is asked for; ``{n}`` in it stands for the number of the request.
     """
 
     url: str
@@ -228,6 +238,10 @@ class Target:
             raise ValueError(f"{url} is not plain HTTP to a loopback or private address")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return cls(url, str(address), parts.port or 80, path)
+
+    def numbered(self, number: int) -> str:
+        """Return the path of one request."""
+        return self.path.replace("{n}", str(number))
 
 
 @dataclass(slots=True)
@@ -281,18 +295,19 @@ class Generator:
                         self._answers.append(Answer(due, now, now, UNSENT))
                         continue
                     self._in_flight += 1
-                    tasks.start_soon(self._one, due)
+                    tasks.start_soon(self._one, number, due)
         finally:
             with anyio.CancelScope(shield=True):
                 for connection in self._idle:
                     await anyio.aclose_forcefully(connection.stream)
         return Answers(self.target.url, self.rate, self.keep_alive, tuple(sorted(self._answers)))
 
-    async def _one(self, due: float) -> None:
+    async def _one(self, number: int, due: float) -> None:
         sent = time.monotonic()
         connection: _Connection | None = None
         reused = False
         connected = 0.0
+        problem = False
         outcome = TIMED_OUT
         try:
             with anyio.move_on_after(max(0.0, due + self.limit - sent)):
@@ -303,13 +318,16 @@ class Generator:
                         stream = await anyio.connect_tcp(self.target.address, self.target.port)
                         connection = _Connection(stream)
                     connected = time.monotonic()
-                    outcome = await connection.ask(self.target, keep_alive=self.keep_alive)
+                    outcome = await connection.ask(
+                        self.target, self.target.numbered(number), keep_alive=self.keep_alive
+                    )
+                    problem = connection.problem
                 except (OSError, anyio.BrokenResourceError) as error:
                     outcome = _why(error)
         finally:
             # What is said is of the request; closing the connection is no part of it.
             over = time.monotonic()
-            self._answers.append(Answer(due, sent, over, outcome, reused, connected))
+            self._answers.append(Answer(due, sent, over, outcome, reused, connected, problem))
             self._in_flight -= 1
             if connection is not None:
                 if self.keep_alive and connection.reusable:
@@ -335,6 +353,8 @@ class _Connection:
         self.stream = stream
         self._protocol = h11.Connection(h11.CLIENT)
         self._ended = False
+        self.problem = False
+        """Whether the last answer was problem details."""
 
     @property
     def open(self) -> bool:
@@ -351,7 +371,7 @@ class _Connection:
         self._protocol.start_next_cycle()
         return True
 
-    async def ask(self, target: Target, *, keep_alive: bool) -> str:
+    async def ask(self, target: Target, path: str, *, keep_alive: bool) -> str:
         """Return the status of the answer to one request when it is whole, or what came instead.
 
         Raises:
@@ -362,12 +382,13 @@ class _Connection:
             ("User-Agent", "slipway-load"),
             ("Connection", "keep-alive" if keep_alive else "close"),
         ]
-        request = h11.Request(method="GET", target=target.path, headers=headers)
+        request = h11.Request(method="GET", target=path, headers=headers)
         asked = self._protocol.send(request) or b""
         asked += self._protocol.send(h11.EndOfMessage()) or b""
         await self.stream.send(asked)
         status = ""
         size = 0
+        self.problem = False
         while True:
             try:
                 event = self._protocol.next_event()
@@ -378,6 +399,7 @@ class _Connection:
                 await self._receive()
             elif isinstance(event, h11.Response):
                 status = str(event.status_code)
+                self.problem = (b"content-type", PROBLEM) in event.headers
             elif isinstance(event, h11.Data):
                 size += len(event.data)
                 if size > BODY_LIMIT:
@@ -427,9 +449,75 @@ async def _until_told(generator: Generator) -> Answers:
     return answers
 
 
+@dataclass(slots=True)
+class Load:
+    """A load that runs; its answers are there when it was ended."""
+
+    answers: Answers | None = None
+
+    @property
+    def all(self) -> Answers:
+        """The answers of the whole load."""
+        assert self.answers is not None, "the load still runs"
+        return self.answers
+
+
+@contextlib.contextmanager
+def running(  # noqa: PLR0913 - those of a load, by name
+    url: str,
+    out: Path,
+    *,
+    rate: float,
+    keep_alive: bool = False,
+    seconds: float = 600.0,
+    within: Sequence[str] = (),
+) -> Iterator[Load]:
+    """Ask at a constant rate, from a process of its own, as long as this is entered.
+
+    A second passes before what is within begins, and another one after it.
+
+    Args:
+        url: As `Target.parse` takes it.
+        out: The file for all answers.
+        rate: Requests in a second.
+        keep_alive: Whether connections are used again.
+        seconds: For how long at most.
+        within: A command that runs the one that follows it, such as in another network.
+    """
+    argv = [sys.executable, "-m", "tests.load", f"--rate={rate:g}", f"--seconds={seconds:g}"]
+    argv += [f"--out={out}", *(["--keep-alive"] if keep_alive else []), url]
+    load = Load()
+    with subprocess.Popen(
+        [*within, *argv], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            _first_line(process)
+            # A second of it before anything happens: one that fails from the start is seen so.
+            time.sleep(1)
+            yield load
+            time.sleep(1)
+            process.terminate()
+            told, _ = process.communicate(timeout=30)
+            assert process.returncode == 0, told
+            load.answers = Answers.load(out)
+            sys.stdout.write(f"load: {told}\n")
+        finally:
+            process.kill()
+
+
+def _first_line(process: subprocess.Popen[str]) -> None:
+    """Return when a load says that it has begun."""
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        assert selector.select(_START_LIMIT), "the load does not begin"
+    line = process.stdout.readline()
+    assert line, f"the load ended with {process.wait(10)}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one load from the command line; its answers go to a file, a line about them to stdout."""
-    parser = argparse.ArgumentParser(prog="python -m tests.cluster.load")
+    parser = argparse.ArgumentParser(prog="python -m tests.load")
     parser.add_argument("url", help="http://ADDRESS:PORT/PATH, loopback or private")
     parser.add_argument("--rate", type=float, required=True, help="requests in a second")
     parser.add_argument("--seconds", type=float, required=True, help="how long at most")

@@ -1,4 +1,4 @@
-"""The load generator of the cluster tests sees every failure, against a server that makes them."""
+"""The load generator of the tests sees every failure, against a server that makes them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute
 
-from tests.cluster import load
-from tests.cluster.load import Answer, Answers, Generator, Target
+from tests import load
+from tests.load import Answer, Answers, Generator, Target
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -94,6 +94,22 @@ async def counted(
 async def test_counts_every_answer_of_200() -> None:
     """What is answered as it should be is counted so, each request once."""
     assert await counted(replying(WELL), requests=20) == {"200": 20}
+
+
+async def test_knows_problem_details_from_any_other_error() -> None:
+    """What an error says of itself is what a client can make something of."""
+
+    async def serve(stream: SocketStream, number: int) -> None:
+        await read_request(stream)
+        kind = b"application/problem+json" if number == 1 else b"text/html"
+        await stream.send(
+            b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: %b\r\nContent-Length: 0\r\n\r\n"
+            % kind
+        )
+
+    async with serving(serve) as target:
+        found = await Generator(target, 10, 0.2).run()
+    assert [(each.outcome, each.problem) for each in found.items] == [("503", True), ("503", False)]
 
 
 async def test_counts_an_error_by_its_status() -> None:
@@ -238,6 +254,20 @@ async def test_counts_a_used_connection_that_is_closed_under_a_request() -> None
     assert found.counts[load.CLOSED] == len(found.failed) > 0
 
 
+async def test_numbers_its_requests_where_it_is_told_to() -> None:
+    """Each asks for something else, so that what stands between does not answer for the server."""
+    asked: list[bytes] = []
+
+    async def serve(stream: SocketStream, _number: int) -> None:
+        asked.append((await read_request(stream)).split()[1])
+        await stream.send(WELL)
+
+    async with serving(serve) as target:
+        numbered = Target.parse(f"{target.url}?name=x&n={{n}}")
+        await Generator(numbered, 100, 0.03).run()
+    assert sorted(asked) == [b"/api/v1/containers?name=x&n=%d" % each for each in range(3)]
+
+
 @pytest.mark.parametrize("url", ["http://8.8.8.8/", "https://127.0.0.1/", "http://example.com/"])
 def test_loads_nobody_but_this_machine_and_its_networks(url: str) -> None:
     """A load is nothing that may hit somebody by a slip."""
@@ -285,7 +315,7 @@ def test_two_loads_are_told_as_one() -> None:
 def test_runs_as_a_program_until_it_is_told_to_end(tmp_path: Path, free_port: int) -> None:
     """SIGTERM ends a load early, and its file has everything that was counted."""
     out = tmp_path / "answers.json"
-    argv = [sys.executable, "-m", "tests.cluster.load", "--rate", "50", "--seconds", "60"]
+    argv = [sys.executable, "-m", "tests.load", "--rate", "50", "--seconds", "60"]
     process = subprocess.Popen(
         [*argv, "--out", str(out), f"http://127.0.0.1:{free_port}/"],
         cwd=ROOT,

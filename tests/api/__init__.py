@@ -1,0 +1,1 @@
+"""The API as the world sees it: through Nginx, with Docker behind the socket proxy."""
