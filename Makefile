@@ -6,7 +6,7 @@ ENVIRONMENT := $(or $(UV_PROJECT_ENVIRONMENT),.venv)
 PYTHON := $(ENVIRONMENT)/bin/python
 BIN := $(ENVIRONMENT)/bin
 # `make setup` may be on its way to run: what it says is for a person, and its answer is its exit.
-.PHONY: help environment setup run test test-cluster check fix bench down doctor clean
+.PHONY: help environment setup run test test-cluster check fix bench bench-api down doctor clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ fix: environment  ## format, and repair what ruff can
 
 bench: setup  ## this pipeline beside the imperative steps
 	@$(PYTHON) -m bench $(ARGS)
+
+bench-api: setup  ## the API and its proxy beside what they are measured against
+	@$(PYTHON) -m bench.api $(ARGS)
 
 down: environment  ## stop what set-up started, and nothing else
 	@$(PYTHON) -m pipeline down

@@ -27,16 +27,11 @@ from typing import Any
 
 import anyio
 
+from bench.figures import DOCUMENT, NAME, SCENARIOS, TITLES, document, plot
 from pipeline import config
 from pipeline.setup.bases import resolve_bases
 
 ROOT = Path(__file__).resolve().parent.parent
-SCENARIOS = ("cold", "unchanged", "changed")
-TITLES = {
-    "cold": "cold start",
-    "unchanged": "nothing changed",
-    "changed": "one changed line of the API",
-}
 # What the pipeline aims at, as a part of the imperative time.
 AIMS = {"cold": 1.0, "unchanged": 1 / 3, "changed": 0.6}
 # Seconds that one run may take; the slowest that was seen is a tenth of it.
@@ -174,59 +169,6 @@ def summary(bench: Bench) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """Return what was measured, for a person, in Markdown."""
-    medians = result["medians"]
-    ways = [way for way in medians if way != "imperative"]
-    method = (
-        f"Medians, measured in turns by `make bench` on "
-        f"{result['measured_at'][:10]} with {result['machine']['cores']} cores: whole processes, "
-        "from the command to its end. Base images, registry and Docker Engine were there. The "
-        "imperative way is [one docker command after the other](../bench/imperative.sh); its mypy "
-        "begins without a cache each time, as in a container that is thrown away, which the "
-        "pipeline's does not."
-    )
-    lines = [
-        "# Speed",
-        "",
-        method,
-        "",
-        "| | imperative | " + " | ".join(f"{way} | of it | aim" for way in ways) + " |",
-        "|---|---:|" + "---:|---:|---:|" * len(ways),
-    ]
-    for scenario in SCENARIOS:
-        base = medians["imperative"][scenario]
-        cells = []
-        for way in ways:
-            mine = medians[way][scenario]
-            cells.append(f"{mine:.2f} s | {mine / base:.2f} | ≤ {AIMS[scenario]:.2f}")
-        lines.append(f"| {TITLES[scenario]} | {base:.2f} s | " + " | ".join(cells) + " |")
-    lines += ["", "![The medians as bars](speed.svg)", ""]
-    spread = "; ".join(
-        f"{way}, {TITLES[scenario]}: {min(times):.2f} to {max(times):.2f} s in {len(times)} runs"
-        for way, rows in result["seconds"].items()
-        for scenario, times in rows.items()
-    )
-    return "\n".join([*lines, f"Spread: {spread}.", ""])
-
-
-def plot(result: dict[str, Any], to: Path) -> None:
-    """Draw the medians as bars, from zero."""
-    import pygal
-    from pygal.style import CleanStyle
-
-    chart = pygal.HorizontalBar(
-        style=CleanStyle(value_font_size=13, label_font_size=13, legend_font_size=13),
-        print_values=True, print_values_position="top", height=360, js=[], include_x_axis=True,
-        legend_at_bottom=True, truncate_legend=-1, truncate_label=-1, x_labels_major_count=6,
-        title="Seconds of a whole run, median", value_formatter=lambda value: f"{value:.2f} s",
-    )  # fmt: skip
-    chart.x_labels = [TITLES[scenario] for scenario in reversed(SCENARIOS)]
-    for way, rows in result["medians"].items():
-        chart.add(way, [rows[scenario] for scenario in reversed(SCENARIOS)])
-    chart.render_to_file(str(to))
-
-
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
@@ -260,9 +202,9 @@ def main() -> None:
         bench.empty()
         result = summary(bench)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "speed.json").write_text(json.dumps(result, indent=2) + "\n")
-    text = table(result)
-    (arguments.out / "speed.md").write_text(text)
+    (arguments.out / NAME).write_text(json.dumps(result, indent=2) + "\n")
+    text = document(arguments.out)
+    (arguments.out / DOCUMENT).write_text(text)
     plot(result, arguments.out / "speed.svg")
     sys.stdout.write(text)
 

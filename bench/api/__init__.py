@@ -1,0 +1,1 @@
+"""The API and its proxy beside what they are measured against."""

@@ -1,0 +1,1 @@
+"""Applications that run in the image of the API, under its gunicorn."""
