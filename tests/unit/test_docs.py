@@ -20,12 +20,14 @@ DOCUMENTS = sorted(
         "docs/**/*.md",
         "bench/*.md",
         "jenkins/*.md",
+        "k8s/**/*.md",
+        "nginx/*.md",
         "pipeline/**/*.md",
         "service/*.md",
-        "nginx/*.md",
+        "tests/**/README.md",
     )
     for path in ROOT.glob(pattern)
-    if ".venv" not in path.parts
+    if not {".venv", "node_modules"} & set(path.parts)
 )
 README = (ROOT / "README.md").read_text()
 
@@ -63,12 +65,61 @@ def test_readme_has_each_command(command: str) -> None:
     assert re.search(rf"`python -m pipeline {re.escape(shown)}( [^`]+)?`", README)
 
 
+_FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+
+
+def links(document: Path) -> list[tuple[str, str]]:
+    """Return what links and pictures of a document lead to within the project, with anchors."""
+    text = _FENCE.sub("", document.read_text())
+    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(
+        r'\b(?:src|srcset|href)="([^"]+)"', text
+    )
+    return [
+        (path, anchor)
+        for each in found
+        if "://" not in each
+        for path, _, anchor in [each.partition("#")]
+    ]
+
+
+def anchors(document: Path) -> set[str]:
+    """Return what links to the headings of a document end with, as GitHub makes it of them."""
+    headings = re.findall(r"^#+ +(.+?) *$", _FENCE.sub("", document.read_text()), re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", each).lower() for each in headings)
+    return {re.sub(r"[^\w\- ]", "", each).replace(" ", "-") for each in plain}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_of_documents_lead_to_files(document: Path) -> None:
-    """A link within the project names a file that is there."""
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
-        if "://" not in target:
-            assert (document.parent / target).exists(), target
+def test_links_of_documents_lead_somewhere(document: Path) -> None:
+    """A link or picture within the project names a file that is there, and a heading in it."""
+    for path, anchor in links(document):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+def test_links_are_found() -> None:
+    """Or the test above would hold for links that it cannot read."""
+    found = [(path, anchor) for document in DOCUMENTS for path, anchor in links(document)]
+    assert len(found) > 100
+    assert any(anchor for _, anchor in found)
+    assert {"docs/page-light.png", "docs/page-dark.png"} <= {
+        path for path, _ in links(ROOT / "README.md")
+    }
+
+
+def test_readme_has_each_folder_of_tests() -> None:
+    """Somebody who looks for a test, or adds a kind of them, finds where it is."""
+    (told,) = re.findall(r"(?m)^\| \[`tests/`\].*$", README)
+    folders = {path.parent.name for path in ROOT.glob("tests/*/__init__.py")} | {"verify"}
+    assert folders <= set(re.findall(r"`([a-z]+)`", told))
+
+
+def test_readme_has_each_document() -> None:
+    """A document that is added is one that somebody finds."""
+    (told,) = re.findall(r"(?m)^\| \[`docs/`\].*$", README)
+    documents = {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")}
+    assert documents <= set(re.findall(r"\]\(([^)]+)\)", told))
 
 
 OBJECTS: tuple[type, ...] = (

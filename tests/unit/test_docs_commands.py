@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     ROOT / "docs" / "deploy.md",
     ROOT / "docs" / "jenkins.md",
+    ROOT / "docs" / "troubleshooting.md",
     *sorted((ROOT / "docs" / "runbooks").glob("*.md")),
 )
 _BLOCK = re.compile(r"```.*?```", re.DOTALL)
@@ -62,3 +63,28 @@ def test_documents_have_calls() -> None:
     """Or the test above would hold for documents that it cannot read."""
     assert {name for name, _ in calls()} == {document.name for document in DOCUMENTS}
     assert len(calls()) > 30
+
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+_TARGET = re.compile(r"(?:`|^)make ([a-z-]+)", re.MULTILINE)
+
+
+def targets(*texts: str) -> set[str]:
+    """Return what `make` is told in documents."""
+    return {name for text in texts for name in _TARGET.findall(text)}
+
+
+def test_targets_of_make_in_the_documents_are_there() -> None:
+    """`make` is told nothing in the documents that the Makefile does not know."""
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    named = targets(*(path.read_text() for path in documents))
+    assert {"run", "test", "bench-api"} <= named
+    assert named <= set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+
+
+def test_each_target_of_make_is_told() -> None:
+    """What somebody can do by `make` is in the README or in CONTRIBUTING."""
+    told = targets(*((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")))
+    described = set(re.findall(r"^([a-z-]+):.*##", MAKEFILE, re.MULTILINE))
+    # What `setup` and `doctor` call is in the table of commands; `make` alone lists all of them.
+    assert described - told <= {"help", "clean", "setup", "doctor"}
