@@ -22,14 +22,19 @@ DOCUMENTS = ROOT / "docs"
 NAME = "chaos.json"
 
 
-def save(found: Mapping[str, Any], to: Path = MEASURED) -> None:
-    """Write what was measured so far."""
-    value = {
+def dated(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was measured, with when and on what machine."""
+    return {
         "schema_version": 1,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cores": os.cpu_count(), "platform": platform.platform()},
         "figures": found,
     }
+
+
+def save(found: Mapping[str, Any], to: Path = MEASURED) -> None:
+    """Write what was measured so far."""
+    value = dated(found)
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

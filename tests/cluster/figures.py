@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import re
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +32,7 @@ WORKLOADS = {"slipway-api": "API", "slipway-nginx": "Nginx"}
 
 def save(found: Mapping[str, Any], to: Path = MEASURED) -> None:
     """Write what was measured so far."""
-    value = {
-        "schema_version": 1,
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cores": os.cpu_count(), "platform": platform.platform()},
-        "figures": found,
-    }
+    value = chaos.dated(found)
     to.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=1, ensure_ascii=False)
     # A list of numbers is one line, and not one for each.
