@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -21,7 +23,7 @@ from pipeline.cluster import kubectl
 from pipeline.cluster.local.node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_LIMIT = 2400.0
@@ -37,6 +39,8 @@ SETTINGS = (
 """Settings of the kernel that a kubelet or a kube-proxy would change."""
 _DOCKERS = re.compile(r"DOCKER|docker|\bbr-[0-9a-f]")
 """What comes and goes with other containers of the machine."""
+CONNECTED = os.strerror(0)
+"""What becomes of a connection that comes about."""
 NOT_FOUND, REFUSED = 3, 5
 """The DNS's codes for a name that does not exist, and for no answer at all (RFC 1035, 4.1.1)."""
 
@@ -87,11 +91,12 @@ class OwnCluster:
         assert code is None or done.returncode == code, err
         return done
 
-    def kubectl(self, *arguments: str) -> str:
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Return what kubectl says, of the context that `up` made the current one."""
         done = subprocess.run(
             [str(kubectl.find()), *arguments],
             env=dict(self.environ),
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=120,
@@ -99,6 +104,10 @@ class OwnCluster:
         )
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
+
+    def create(self, manifest: Mapping[str, Any]) -> None:
+        """Make an object."""
+        self.kubectl("create", "--filename=-", stdin=json.dumps(manifest))
 
     @property
     def node(self) -> Node:
@@ -131,15 +140,32 @@ class OwnCluster:
         It is asked at the address of its Service, from the network of the node. kube-proxy sees to
         that address once a second: until then it is refused, which is `REFUSED`.
         """
+        with self._within("ask", name) as process:
+            out, _ = process.communicate(timeout=30)
+        assert process.returncode == 0, out
+        code, _, address = out.strip().partition(" ")
+        return int(code), address
+
+    @contextlib.contextmanager
+    def connecting(self, address: str, port: int) -> Iterator[Callable[[], str]]:
+        """Have a connection begun from the network of the node, the first packet of it sent.
+
+        What is yielded waits for what becomes of it, and returns that: `CONNECTED`, or a reason.
+        """
+        with self._within("connect", address, str(port)) as process:
+            assert process.stdout is not None
+            lines = process.stdout
+            assert lines.readline() == "begun\n"
+            try:
+                yield lambda: lines.readline().strip()
+            finally:
+                process.kill()
+
+    def _within(self, *arguments: str) -> subprocess.Popen[str]:
         pid = self.record()["node"]["pid"]
         argv = ["nsenter", f"--target={pid}", "--net", "--"]
-        argv += [sys.executable, "-m", "tests.cluster.node", name]
-        done = subprocess.run(
-            argv, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        code, _, address = done.stdout.strip().partition(" ")
-        return int(code), address
+        argv += [sys.executable, "-m", "tests.cluster.node", *arguments]
+        return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,5 +264,16 @@ def _ask(name: str, server: str = "10.96.0.10") -> str:
     return f"{answer[3] & 15} {socket.inet_ntoa(answer[-4:]) if count else ''}"
 
 
+def _connect(address: str, port: str) -> str:
+    with socket.socket() as client:
+        client.settimeout(0)
+        client.connect_ex((address, int(port)))
+        sys.stdout.write("begun\n")
+        sys.stdout.flush()
+        if not select.select([], [client], [], 15)[1]:
+            return "time-out"
+        return os.strerror(client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+
 if __name__ == "__main__":
-    print(_ask(sys.argv[1]))  # noqa: T201
+    print((_connect if sys.argv[1] == "connect" else _ask)(*sys.argv[2:]))  # noqa: T201

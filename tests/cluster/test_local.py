@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.cluster import versions
+from pipeline.cluster.local.node import ADDRESS
 from tests.cluster import node as nodes
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.cluster
 START_LIMIT = 60.0
 """Seconds within which a cluster serves once everything is built."""
 AGAIN_LIMIT = 10.0
+LATE = "10.96.255.254"
+"""The address of a Service that is made after a connection to it was begun."""
 
 
 def test_a_cluster_ends_without_a_trace(own: OwnCluster) -> None:
@@ -67,6 +70,35 @@ def test_a_cluster_serves(own: OwnCluster) -> None:
     assert time.monotonic() - began < AGAIN_LIMIT
     assert "is up already" in again.stdout
     assert own.run("status").stdout.startswith("Local cluster: up, Kubernetes v")
+
+
+def test_a_connection_does_not_miss_the_moment_in_which_its_service_comes(
+    own: OwnCluster,
+) -> None:
+    """One that was begun while nobody translated the address is translated with its next packet."""
+    own.run("up")
+    # First where it is and then what it is called: kube-proxy refuses a Service that has nobody.
+    # It is the API server, which is the one that listens in a cluster without pods.
+    number = 6443
+    port = {"name": "https", "port": number, "protocol": "TCP"}
+    endpoints = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "late", "labels": {"kubernetes.io/service-name": "late"}},
+        "addressType": "IPv4",
+        "ports": [port],
+        "endpoints": [{"addresses": [ADDRESS]}],
+    }
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "late"},
+        "spec": {"clusterIP": LATE, "ports": [port]},
+    }
+    own.create(endpoints)
+    with own.connecting(LATE, number) as outcome:
+        own.create(service)
+        assert outcome() == nodes.CONNECTED
 
 
 def test_after_a_crash_it_comes_back_with_what_was_in_it(own: OwnCluster) -> None:

@@ -354,6 +354,12 @@ def _furnish(node: Node) -> None:
     _call("ip", "address", "add", f"{ADDRESS}/32", "dev", "lo")
     # The kernel wants a way to an address before iptables may translate it.
     _call("ip", "route", "add", SERVICES, "dev", "lo", "src", ADDRESS)
+    # kube-proxy changes one table after the other: for a moment a Service that comes to have pods
+    # is neither refused nor translated. What passed then would be remembered as not to be
+    # translated, for that connection and for whichever has its port in the next two minutes. What
+    # is dropped here is forgotten, and sent again a second later.
+    untranslated = f"--table mangle --append POSTROUTING --destination {SERVICES} --jump DROP"
+    _call("iptables", *untranslated.split())
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
 
 
