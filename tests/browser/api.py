@@ -14,7 +14,6 @@ from pipeline.errors import PrerequisiteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service"
@@ -135,10 +134,5 @@ class Api:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
